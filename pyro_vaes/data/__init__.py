@@ -1,0 +1,29 @@
+"""Data sets by name or path, and corruptions that say where they acted."""
+
+from pyro_vaes.data.corruption import (
+    CORRUPTIONS,
+    Corrupted,
+    circles,
+    corrupt,
+    gaussian,
+    impulse,
+    masked,
+    rectangles,
+    salt_and_pepper,
+)
+from pyro_vaes.data.datasets import DATASETS, Dataset, load
+
+__all__ = [
+    "CORRUPTIONS",
+    "DATASETS",
+    "Corrupted",
+    "Dataset",
+    "circles",
+    "corrupt",
+    "gaussian",
+    "impulse",
+    "load",
+    "masked",
+    "rectangles",
+    "salt_and_pepper",
+]

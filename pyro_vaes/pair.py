@@ -1,0 +1,159 @@
+"""A variant: a model, a guide and an objective that fit each other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vaes.errors import InputError
+from pyro_vaes.inference.objective import ELBO, Loss, Objective
+
+
+class Pair(nn.Module):
+    """Hold p, q and the objective, after a check that the two programs fit.
+
+    Args:
+        model: p; ``model(size=n)`` draws n data, ``model(x)`` scores a batch. It observes the site ``x``.
+        guide: q; ``guide(x)`` samples every latent site of the model.
+        objective: what is minimised, :class:`~pyro_vaes.inference.objective.ELBO` by default.
+        passes: M, how often the answer goes in again when a datum is cleaned.
+        name: for reports.
+
+    Calling the pair with a batch gives its :class:`~pyro_vaes.inference.objective.Loss` with parameters that are
+    the modules' own: two pairs in one process never share any.
+
+    Raises:
+        InputError: if a site is missing on either side, differs in shape, or the observation ``x`` is not there.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> pair = l2_vae(data_dim=4, latent_dim=2, hidden=(5,))
+    >>> from pyro_vaes.variants import t_vae
+    >>> Pair(t_vae(data_dim=4, latent_dim=2).model, pair.guide)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: guide lacks site 'w' of shape (4,), which the model samples
+    """
+
+    def __init__(
+        self, model: nn.Module, guide: nn.Module, objective: Objective | None = None, *, passes: int = 1, name: str = "pair"
+    ):
+        super().__init__()
+        if passes < 1:
+            raise InputError(f"passes is {passes}: it must be at least 1")
+        if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
+            raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
+        self.model, self.guide, self.name, self.passes = model, guide, name, passes
+        self.objective: Objective = objective or ELBO()
+        self.data_dim = self._check()
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *, size: int | None = None) -> Loss:
+        # An empty store of its own for every call: Pyro's global one would hand the parameters of the first pair
+        # of a process to the second.
+        with pyro.get_param_store().scope():
+            return self.objective(self.model, self.guide, x, y, size=size)
+
+    def traces(self, x: Tensor | None = None, size: int = 2):
+        """Run guide and model once, without touching the random state, and give their traces.
+
+        Args:
+            x: a batch (B, d); by default ``size`` draws of the model itself.
+        """
+        with _aside(self), torch.no_grad():
+            if x is None:
+                x = _sites(self.model, size=size)["x"]["value"]
+            q = poutine.trace(self.guide).get_trace(x)
+            p = poutine.trace(poutine.replay(self.model, trace=q)).get_trace(x)
+        return prune_subsample_sites(q), prune_subsample_sites(p)
+
+    def describe(self) -> str:
+        """Say what the pair is: objective, then site | p | q | shape, read off its traces.
+
+        >>> from pyro_vaes.variants import l2_vae
+        >>> print(l2_vae(data_dim=4, latent_dim=2, hidden=(5,)).describe())
+        l2_vae: ELBO(), 1 pass at test time, 103 parameters
+        site | p      | q      | shape
+        z    | Normal | Normal | (2,)
+        x    | Normal | data   | (4,)
+        """
+        q, p = self.traces()
+        rows = [("site", "p", "q", "shape")]
+        for name, site in p.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if site["infer"].get("_deterministic"):
+                rows.append((name, "deterministic", "-", _shape(site)))
+                continue
+            source = _family(q.nodes[name]) if name in q.nodes else "data" if name == "x" else "-"
+            rows.append((name, _family(site), source, _shape(site)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        table = [" | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        count = sum(p.numel() for p in self.parameters())
+        passes = f"{self.passes} pass{'es' if self.passes > 1 else ''} at test time"
+        return "\n".join([f"{self.name}: {self.objective!r}, {passes}, {count:,} parameters", *table])
+
+    def _check(self) -> int:
+        _check_names(self.model, self.guide)
+        with _aside(self), torch.no_grad():
+            drawn = _sites(self.model, size=2)
+            if "x" not in drawn:
+                raise InputError(f"the model has no site 'x', only {sorted(drawn)}: the observation is called 'x'")
+            x = drawn.pop("x")["value"]
+            if x.dim() != 2 or len(x) != 2:
+                raise InputError(f"model(size=2) draws x of shape {tuple(x.shape)}: it must be (2, d)")
+            guessed = _sites(self.guide, x)
+            for name, site in drawn.items():
+                if site["is_observed"]:  # deterministic sites and factors
+                    continue
+                if name not in guessed:
+                    raise InputError(f"guide lacks site {name!r} of shape {_shape(site)}, which the model samples")
+                if site["value"].shape != guessed[name]["value"].shape:
+                    raise InputError(
+                        f"site {name!r} has shape {tuple(site['value'].shape)} in the model but "
+                        f"{tuple(guessed[name]['value'].shape)} in the guide"
+                    )
+            extra = sorted(set(guessed) - set(drawn))
+            if extra:
+                raise InputError(f"guide samples {extra}, which the model lacks; it has {sorted(drawn)}")
+        return x.shape[-1]
+
+
+@contextmanager
+def _aside(pair: nn.Module) -> Iterator[None]:
+    """Run something without a trace of it: no random numbers used up, no running statistics moved, no parameters stored."""
+    modes = {m: m.training for m in pair.modules()}
+    # The pair is in eval mode here, so that batch norm leaves its buffers alone.
+    pair.eval()
+    with torch.random.fork_rng(), pyro.get_param_store().scope(), pyro.validation_enabled(True):
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def _check_names(model: nn.Module, guide: nn.Module) -> None:
+    """Pyro knows parameters by name: two of one name would silently become one."""
+    known = dict(model.named_parameters())
+    for name, parameter in guide.named_parameters():
+        if known.get(name, parameter) is not parameter:
+            raise InputError(f"model and guide each have a parameter {name!r} of their own: rename one of the networks")
+
+
+def _sites(program, *args, **kwargs) -> dict[str, dict]:
+    trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    return {name: dict(site) for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _family(site) -> str:
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return "factor" if type(fn).__name__ == "Unit" else type(fn).__name__
+
+
+def _shape(site) -> str:
+    return str(tuple(site["fn"].event_shape))

@@ -1,0 +1,323 @@
+"""All variants on one page: each is a model p, a guide q and an objective.
+
+Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, entries of the code) and ``hidden`` (the
+encoder's widths from x inwards; the decoder's are their mirror image), and gives a
+:class:`~pyro_vaes.pair.Pair`. Data are pixels in [0, 1] unless the card says otherwise. S0 is Wang et al. (2018), S3 the
+tutorial on it, S4 a course report on the classical ones. A new variant touches three places: see CONTRIBUTING.md.
+"""
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions as dist
+from torch import nn
+
+from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.guides.amortised import AmortisedDelta, AmortisedNormal
+from pyro_vaes.guides.outlier import OutlierDelta
+from pyro_vaes.guides.precision import ConjugatePrecision
+from pyro_vaes.inference.objective import ELBO
+from pyro_vaes.inference.recycled import Recycled
+from pyro_vaes.models.bernoulli import LatentBernoulli
+from pyro_vaes.models.gaussian import LatentGaussian
+from pyro_vaes.models.index_conditional import IndexConditional
+from pyro_vaes.models.prior import StandardPrior
+from pyro_vaes.models.sparse_outlier import SparseOutlier
+from pyro_vaes.models.student_t import PrecisionMixture
+from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, PointEncoder
+from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale
+from pyro_vaes.pair import Pair
+
+
+
+def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 1.0) -> Pair:
+    """p: z ~ N(0, I), x ~ Bernoulli(logits(z)) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1; Kingma & Welling 2014.
+
+    Data are binary, 0 or 1.
+
+    >>> vae(data_dim=4).name
+    'vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim, output=nn.Identity, activation=nn.Tanh)
+    model = LatentBernoulli(StandardPrior(latent_dim), decoder)
+    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
+    return Pair(model, guide, ELBO(beta), name="vae")
+
+
+def gaussian_vae(
+    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
+
+    One tanh layer. Departs from S4, whose tanh head cannot be a variance: sigma is softplus + ``minimum``, from a
+    network of its own.
+
+    >>> gaussian_vae(data_dim=4).name
+    'gaussian_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim, activation=nn.Tanh)
+    scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
+    model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
+    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
+    return Pair(model, guide, ELBO(beta), name="gaussian_vae")
+
+
+def l2_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), I) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(c).
+
+    >>> l2_vae(data_dim=4).name
+    'l2_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="l2_vae")
+
+
+def gamma_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), gamma I), gamma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S3 II-IV.
+
+    Departs from S3: sqrt(gamma) stays above 0.001, because the density is unbounded as gamma -> 0.
+
+    >>> gamma_vae(data_dim=4).name
+    'gamma_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    scale = LearnedScale(1, start=0.3)
+    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="gamma_vae")
+
+
+def lc_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
+
+    >>> lc_vae(data_dim=4).name
+    'lc_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
+    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="lc_vae")
+
+
+def ic_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    width: float = 1.0,
+    beta: float = 1.0,
+) -> Pair:
+    """p: z ~ N(0, I), s ~ Jeffreys, x = mu(z) + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - mu(z))) | ELBO | S0 III-C.
+
+    ``floor``: the error, in units of x, below which a residual is no outlier; None learns one per entry, which needs
+    a finite ``width`` (see :class:`~pyro_vaes.distributions.Jeffreys`).
+
+    >>> ic_vae(data_dim=4).name
+    'ic_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim)
+    model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
+    guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
+    return Pair(model, guide, ELBO(beta), name="ic_vae")
+
+
+def indexed_ic_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    width: float = 1.0,
+    beta: float = 1.0,
+) -> Pair:
+    """p: z ~ N(0, I), x_i ~ N(mu(z), Sigma_i), Sigma_i profiled out | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 III Eq. 3-8.
+
+    The ``ic_vae`` in its first derivation: equal up to a constant, and cheaper, because mu(z) is computed once.
+
+    >>> indexed_ic_vae(data_dim=4).name
+    'indexed_ic_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    floor_net = _floor(floor, width, data_dim)
+    model = IndexConditional(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), floor_net, width)
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="indexed_ic_vae")
+
+
+def affine_ic_vae(
+    data_dim: int,
+    latent_dim: int | None = None,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    width: float = 1.0,
+) -> Pair:
+    """p: z ~ N(0, I), s ~ Jeffreys, x = W z + b + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - Wz - b)) | ELBO | S0 III-B.
+
+    ``latent_dim`` is d by default (kappa = d, S0 V-A): the bound prunes what it does not need. Data are real; ``width``
+    is the largest outlier to expect, in units of x.
+
+    >>> affine_ic_vae(data_dim=4).model.decoder
+    Linear(in_features=4, out_features=4, bias=True)
+    """
+    latent_dim = data_dim if latent_dim is None else latent_dim
+    _check(data_dim, latent_dim, hidden)
+    decoder = nn.Linear(latent_dim, data_dim)
+    model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
+    guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
+    return Pair(model, guide, ELBO(), name="affine_ic_vae")
+
+
+def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+    """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) | q: N(mu_z(x), sigma_z(x)^2) p(w | x, z) | ELBO | ours.
+
+    The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. The KL of w
+    is sampled on purpose: q(w | x, z) is exact, so that the terms of w and x add up to log p(x | z) without variance.
+
+    >>> t_vae(data_dim=4).name
+    't_vae'
+    """
+    _check(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim)
+    scale, dof = LearnedScale(data_dim), LearnedScale(1, start=1.0, minimum=1e-2)
+    model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
+    guide = ConjugatePrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
+    return Pair(model, guide, ELBO(beta, sampled=["w"]), name="t_vae")
+
+
+def ric_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    passes: int = 2,
+    test_passes: int = 2,
+    recycle_grad: bool = False,
+) -> Pair:
+    """p, q: those of ``indexed_ic_vae`` | ELBO summed over N recycled passes, M passes at test time | S0 IV Eq. 21-22.
+
+    ``passes`` is N, ``test_passes`` is M. Start it from a trained ``ic_vae`` (see ``fit(..., start=...)``): recycling
+    from scratch tends to collapse.
+
+    >>> ric_vae(data_dim=4).objective
+    Recycled(ELBO(), passes=2)
+    """
+    return _recycled(
+        indexed_ic_vae(data_dim, latent_dim, hidden, floor), "ric_vae", passes, test_passes, recycle_grad
+    )
+
+
+def r_l2_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    passes: int = 2,
+    test_passes: int = 2,
+    recycle_grad: bool = False,
+) -> Pair:
+    """p, q: those of ``l2_vae`` | ELBO summed over N recycled passes, M passes at test time | S0 V-B(d).
+
+    The recycled datum is a draw from N(mu, I), as the source has it.
+
+    >>> r_l2_vae(data_dim=4).passes
+    2
+    """
+    return _recycled(l2_vae(data_dim, latent_dim, hidden), "r_l2_vae", passes, test_passes, recycle_grad)
+
+
+def rlc_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    passes: int = 2,
+    test_passes: int = 2,
+    recycle_grad: bool = False,
+) -> Pair:
+    """p, q: those of ``lc_vae`` | ELBO summed over N recycled passes, M passes at test time | S0 V-B(f).
+
+    >>> rlc_vae(data_dim=4).name
+    'rlc_vae'
+    """
+    return _recycled(lc_vae(data_dim, latent_dim, hidden), "rlc_vae", passes, test_passes, recycle_grad)
+
+
+def autoencoder(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256)) -> Pair:
+    """p: that of ``l2_vae`` | q: Delta(z - f(x)) | ELBO with beta = 0, which is squared error / 2 | S0 V-B(b).
+
+    >>> autoencoder(data_dim=4).objective
+    ELBO(beta=0.0)
+    """
+    _check(data_dim, latent_dim, hidden)
+    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
+    guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
+    return Pair(model, guide, ELBO(beta=0.0), name="autoencoder")
+
+
+def induced_ae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    l1: float = 0.0,
+) -> Pair:
+    """p: that of ``indexed_ic_vae``, z ~ Laplace(1/l1) | q: Delta(z - f(x)) | ELBO, beta = 0 if l1 = 0 | S3 III; S0 III-A.
+
+    The loss is sum_j log|x_j - mu_j| + l1 ||z||_1: the robust loss without the smoothing that a spread-out q gives.
+
+    >>> induced_ae(data_dim=4, l1=0.1).objective
+    ELBO()
+    """
+    _check(data_dim, latent_dim, hidden)
+    if l1 < 0:
+        raise InputError(f"l1 is {l1}: it must not be negative")
+    prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if l1 else StandardPrior(latent_dim)
+    model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), _floor(floor, 1.0, data_dim))
+    guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
+    return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), name="induced_ae")
+
+
+VARIANTS: dict[str, Callable[..., Pair]] = {
+    f.__name__: f
+    for f in (
+        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae,
+        ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+    )
+}  # fmt: skip
+
+
+def variant(name: str) -> Callable[..., Pair]:
+    """Look a variant up by name.
+
+    >>> variant("t_vea")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, gaussian_vae, ...
+    """
+    if name not in VARIANTS:
+        raise unknown("variant", name, list(VARIANTS))
+    return VARIANTS[name]
+
+
+def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> AmortisedNormal:
+    return AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim))
+
+
+def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad: bool) -> Pair:
+    objective = Recycled(pair.objective, passes, recycle_grad)
+    return Pair(pair.model, pair.guide, objective, passes=test_passes, name=name)
+
+
+def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
+    if floor is not None:
+        return FixedScale(floor)
+    if width == float("inf"):
+        raise InputError("floor=None learns the floor, which needs a finite width: give a floor or a width")
+    return LearnedScale(data_dim)
+
+
+def _check(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
+    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
+    for name, size in sizes.items():
+        if not (isinstance(size, int) and size >= 1):
+            raise InputError(f"{name} is {size!r}: it must be a whole number of at least 1")
