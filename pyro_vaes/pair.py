@@ -21,6 +21,7 @@ class Pair(nn.Module):
         guide: q; ``guide(x)`` samples every latent site of the model.
         objective: what is minimised, :class:`~pyro_vaes.inference.objective.ELBO` by default.
         passes: M, how often the answer goes in again when a datum is cleaned.
+        range: (low, high) that data must lie in, narrower than the likelihood's support; None for no such limit.
         name: for reports.
 
     Calling the pair with a batch gives its :class:`~pyro_vaes.inference.objective.Loss` with parameters that are
@@ -39,15 +40,22 @@ class Pair(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, guide: nn.Module, objective: Objective | None = None, *, passes: int = 1, name: str = "pair"
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        objective: Objective | None = None,
+        *,
+        passes: int = 1,
+        range: tuple[float, float] | None = None,
+        name: str = "pair",
     ):
         super().__init__()
         if passes < 1:
             raise InputError(f"passes is {passes}: it must be at least 1")
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
-        self.model, self.guide, self.name, self.passes = model, guide, name, passes
-        self.objective: Objective = objective or ELBO()
+        self.model, self.guide, self.name, self.passes, self.range = model, guide, name, passes, range
+        self.objective: Objective = ELBO() if objective is None else objective
         self.data_dim = self._check()
 
     def forward(self, x: Tensor, y: Tensor | None = None, *, size: int | None = None) -> Loss:
@@ -74,7 +82,7 @@ class Pair(nn.Module):
 
         >>> from pyro_vaes.variants import l2_vae
         >>> print(l2_vae(data_dim=4, latent_dim=2, hidden=(5,)).describe())
-        l2_vae: ELBO(), 1 pass at test time, 103 parameters
+        l2_vae: ELBO(), 1 pass at test time, 88 parameters
         site | p      | q      | shape
         z    | Normal | Normal | (2,)
         x    | Normal | data   | (4,)
@@ -85,7 +93,7 @@ class Pair(nn.Module):
             if site["type"] != "sample":
                 continue
             if site["infer"].get("_deterministic"):
-                rows.append((name, "deterministic", "-", _shape(site)))
+                rows.append((name, "recorded", "-", _shape(site)))
                 continue
             source = _family(q.nodes[name]) if name in q.nodes else "data" if name == "x" else "-"
             rows.append((name, _family(site), source, _shape(site)))
@@ -123,7 +131,7 @@ class Pair(nn.Module):
 
 @contextmanager
 def _aside(pair: nn.Module) -> Iterator[None]:
-    """Run something without a trace of it: no random numbers used up, no running statistics moved, no parameters stored."""
+    """Run something that leaves random state, running statistics and parameter store as they were."""
     modes = {m: m.training for m in pair.modules()}
     # The pair is in eval mode here, so that batch norm leaves its buffers alone.
     pair.eval()
@@ -156,4 +164,4 @@ def _family(site) -> str:
 
 
 def _shape(site) -> str:
-    return str(tuple(site["fn"].event_shape))
+    return "-" if _family(site) == "factor" else str(tuple(site["fn"].event_shape))

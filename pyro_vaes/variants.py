@@ -1,9 +1,11 @@
 """All variants on one page: each is a model p, a guide q and an objective.
 
 Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, entries of the code) and ``hidden`` (the
-encoder's widths from x inwards; the decoder's are their mirror image), and gives a
-:class:`~pyro_vaes.pair.Pair`. Data are pixels in [0, 1] unless the card says otherwise. S0 is Wang et al. (2018), S3 the
-tutorial on it, S4 a course report on the classical ones. A new variant touches three places: see CONTRIBUTING.md.
+encoder's widths from x inwards; the decoder's are their mirror image), and gives a :class:`~pyro_vaes.pair.Pair`.
+Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise. S0 is
+Wang, Dai, Hua, Aston & Wipf, "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
+Presence of Outliers" (2018); S3 is Wipf's tutorial on VAEs; S4 a course report on the classical ones. A new variant
+touches three places: see CONTRIBUTING.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, PointEncoder
 from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale
 from pyro_vaes.pair import Pair
 
+PIXELS = (0.0, 1.0)  # where a sigmoid mean can reach
 
 
 def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 1.0) -> Pair:
@@ -45,7 +48,11 @@ def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), bet
 
 
 def gaussian_vae(
-    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
+    data_dim: int,
+    latent_dim: int = 10,
+    hidden: Sequence[int] = (200,),
+    minimum: float = 1e-2,
+    beta: float = 1.0,
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
 
@@ -60,7 +67,7 @@ def gaussian_vae(
     scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
     model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
     guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
-    return Pair(model, guide, ELBO(beta), name="gaussian_vae")
+    return Pair(model, guide, ELBO(beta), range=PIXELS, name="gaussian_vae")
 
 
 def l2_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
@@ -71,7 +78,7 @@ def l2_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 25
     """
     _check(data_dim, latent_dim, hidden)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="l2_vae")
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="l2_vae")
 
 
 def gamma_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
@@ -85,11 +92,15 @@ def gamma_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512,
     _check(data_dim, latent_dim, hidden)
     scale = LearnedScale(1, start=0.3)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="gamma_vae")
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="gamma_vae")
 
 
 def lc_vae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    minimum: float = 1e-2,
+    beta: float = 1.0,
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
 
@@ -99,7 +110,7 @@ def lc_vae(
     _check(data_dim, latent_dim, hidden)
     scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="lc_vae")
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="lc_vae")
 
 
 def ic_vae(
@@ -110,7 +121,8 @@ def ic_vae(
     width: float = 1.0,
     beta: float = 1.0,
 ) -> Pair:
-    """p: z ~ N(0, I), s ~ Jeffreys, x = mu(z) + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - mu(z))) | ELBO | S0 III-C.
+    """p: z ~ N(0, I), s ~ Jeffreys, x = mu(z) + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - mu(z))) |
+    ELBO | S0 III-C.
 
     ``floor``: the error, in units of x, below which a residual is no outlier; None learns one per entry, which needs
     a finite ``width`` (see :class:`~pyro_vaes.distributions.Jeffreys`).
@@ -122,7 +134,7 @@ def ic_vae(
     decoder = Decoder(latent_dim, hidden, data_dim)
     model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
     guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
-    return Pair(model, guide, ELBO(beta), name="ic_vae")
+    return Pair(model, guide, ELBO(beta), range=PIXELS, name="ic_vae")
 
 
 def indexed_ic_vae(
@@ -133,7 +145,8 @@ def indexed_ic_vae(
     width: float = 1.0,
     beta: float = 1.0,
 ) -> Pair:
-    """p: z ~ N(0, I), x_i ~ N(mu(z), Sigma_i), Sigma_i profiled out | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 III Eq. 3-8.
+    """p: z ~ N(0, I), x_i ~ N(mu(z), Sigma_i), Sigma_i profiled out | q: N(mu_z(x), sigma_z(x)^2) | ELBO |
+    S0 III Eq. 3-8.
 
     The ``ic_vae`` in its first derivation: equal up to a constant, and cheaper, because mu(z) is computed once.
 
@@ -143,7 +156,7 @@ def indexed_ic_vae(
     _check(data_dim, latent_dim, hidden)
     floor_net = _floor(floor, width, data_dim)
     model = IndexConditional(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), floor_net, width)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), name="indexed_ic_vae")
+    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="indexed_ic_vae")
 
 
 def affine_ic_vae(
@@ -153,7 +166,8 @@ def affine_ic_vae(
     floor: float | None = None,
     width: float = 1.0,
 ) -> Pair:
-    """p: z ~ N(0, I), s ~ Jeffreys, x = W z + b + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - Wz - b)) | ELBO | S0 III-B.
+    """p: z ~ N(0, I), s ~ Jeffreys, x = W z + b + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - Wz - b)) |
+    ELBO | S0 III-B.
 
     ``latent_dim`` is d by default (kappa = d, S0 V-A): the bound prunes what it does not need. Data are real; ``width``
     is the largest outlier to expect, in units of x.
@@ -170,7 +184,8 @@ def affine_ic_vae(
 
 
 def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
-    """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) | q: N(mu_z(x), sigma_z(x)^2) p(w | x, z) | ELBO | ours.
+    """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) | q: N(mu_z(x), sigma_z(x)^2) p(w | x, z) |
+    ELBO | ours.
 
     The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. The KL of w
     is sampled on purpose: q(w | x, z) is exact, so that the terms of w and x add up to log p(x | z) without variance.
@@ -183,7 +198,7 @@ def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256
     scale, dof = LearnedScale(data_dim), LearnedScale(1, start=1.0, minimum=1e-2)
     model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugatePrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
-    return Pair(model, guide, ELBO(beta, sampled=["w"]), name="t_vae")
+    return Pair(model, guide, ELBO(beta, sampled=["w"]), range=PIXELS, name="t_vae")
 
 
 def ric_vae(
@@ -195,7 +210,8 @@ def ric_vae(
     test_passes: int = 2,
     recycle_grad: bool = False,
 ) -> Pair:
-    """p, q: those of ``indexed_ic_vae`` | ELBO summed over N recycled passes, M passes at test time | S0 IV Eq. 21-22.
+    """p, q: those of ``indexed_ic_vae`` | ELBO summed over N recycled passes, M passes at test time |
+    S0 IV Eq. 21-22.
 
     ``passes`` is N, ``test_passes`` is M. Start it from a trained ``ic_vae`` (see ``fit(..., start=...)``): recycling
     from scratch tends to collapse.
@@ -203,9 +219,7 @@ def ric_vae(
     >>> ric_vae(data_dim=4).objective
     Recycled(ELBO(), passes=2)
     """
-    return _recycled(
-        indexed_ic_vae(data_dim, latent_dim, hidden, floor), "ric_vae", passes, test_passes, recycle_grad
-    )
+    return _recycled(indexed_ic_vae(data_dim, latent_dim, hidden, floor), "ric_vae", passes, test_passes, recycle_grad)
 
 
 def r_l2_vae(
@@ -251,7 +265,7 @@ def autoencoder(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (51
     _check(data_dim, latent_dim, hidden)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
-    return Pair(model, guide, ELBO(beta=0.0), name="autoencoder")
+    return Pair(model, guide, ELBO(beta=0.0), range=PIXELS, name="autoencoder")
 
 
 def induced_ae(
@@ -261,7 +275,8 @@ def induced_ae(
     floor: float | None = None,
     l1: float = 0.0,
 ) -> Pair:
-    """p: that of ``indexed_ic_vae``, z ~ Laplace(1/l1) | q: Delta(z - f(x)) | ELBO, beta = 0 if l1 = 0 | S3 III; S0 III-A.
+    """p: that of ``indexed_ic_vae``, z ~ Laplace(1/l1) | q: Delta(z - f(x)) | ELBO, beta = 0 if l1 = 0 |
+    S3 III; S0 III-A.
 
     The loss is sum_j log|x_j - mu_j| + l1 ||z||_1: the robust loss without the smoothing that a spread-out q gives.
 
@@ -274,7 +289,7 @@ def induced_ae(
     prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if l1 else StandardPrior(latent_dim)
     model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), _floor(floor, 1.0, data_dim))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
-    return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), name="induced_ae")
+    return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), range=PIXELS, name="induced_ae")
 
 
 VARIANTS: dict[str, Callable[..., Pair]] = {
@@ -305,7 +320,7 @@ def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> Amo
 
 def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad: bool) -> Pair:
     objective = Recycled(pair.objective, passes, recycle_grad)
-    return Pair(pair.model, pair.guide, objective, passes=test_passes, name=name)
+    return Pair(pair.model, pair.guide, objective, passes=test_passes, range=pair.range, name=name)
 
 
 def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
@@ -317,7 +332,11 @@ def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
 
 
 def _check(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
-    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
+    sizes = {
+        "data_dim": data_dim,
+        "latent_dim": latent_dim,
+        **{f"hidden[{i}]": h for i, h in enumerate(hidden)},
+    }
     for name, size in sizes.items():
         if not (isinstance(size, int) and size >= 1):
             raise InputError(f"{name} is {size!r}: it must be a whole number of at least 1")

@@ -48,8 +48,9 @@ def impulse(x: Tensor, fraction: float, *, generator: Generator) -> Corrupted:
 
     x' = u where b = 1, else x; with b ~ Bernoulli(fraction), u ~ U[0, 1].
 
-    On uint8, u is uniform on {0, ..., 255}. The paper calls it salt-and-pepper noise; its images are grey. In
-    colour, we draw each channel by itself.
+    On uint8, u is uniform on {0, ..., 255}. The paper calls this salt-and-pepper noise. It replaces "40% of
+    the pixels in each image" and is silent on whether that number is exact: we draw every pixel by itself.
+    Its images are grey: in colour, we draw every channel by itself.
 
     Arguments:
         x: (N, d), float or uint8.
@@ -60,7 +61,7 @@ def impulse(x: Tensor, fraction: float, *, generator: Generator) -> Corrupted:
         InputError: a fraction outside [0, 1], or x of another type or shape.
 
     Source: Wang et al., "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
-    Presence of Outliers", section V-C: MNIST with 40% of the pixels corrupted.
+    Presence of Outliers", sections V-A and V-C: MNIST, 40% of the pixels.
 
     >>> dirty = impulse(torch.full((2, 8), 2.0), 1.0, generator=torch.Generator().manual_seed(0))
     >>> bool(dirty.mask.all()), bool(dirty.x.max() <= 1)
@@ -74,7 +75,7 @@ def salt_and_pepper(x: Tensor, fraction: float, *, generator: Generator) -> Corr
 
     x' = s where b = 1, else x; with b ~ Bernoulli(fraction), s ~ Bernoulli(1/2).
 
-    In colour, we draw each channel by itself.
+    In colour, we draw every channel by itself.
 
     Arguments:
         x: (N, d), float or uint8.
@@ -314,8 +315,8 @@ def corrupt(x: Tensor, spec: str, *, shape: tuple[int, ...], seed: int = 0) -> C
     if name == "gaussian":
         return gaussian(x, *numbers, generator=generator)
     if name in PER_ENTRY:
-        return PER_ENTRY[name](x, *numbers, generator=generator)
-    return PER_IMAGE[name](x, *numbers, shape, generator=generator)
+        return PER_ENTRY[name](x, numbers[0], generator=generator)
+    return PER_IMAGE[name](x, numbers[0], shape, generator=generator)
 
 
 PER_ENTRY = {"impulse": impulse, "salt_and_pepper": salt_and_pepper}

@@ -130,7 +130,7 @@ def _mapped(array: np.ndarray, where: str) -> Tensor:
 def _labels(array: np.ndarray, n: int, where: str) -> Tensor:
     flat = array.reshape(-1)
     if flat.dtype.kind not in "buif" or flat.size != n:
-        raise InputError(f"{where}: labels are {array.dtype} of shape {array.shape}: they must be {n} integers")
+        raise InputError(f"{where}: {array.dtype} labels of shape {array.shape}: they must be {n} numbers")
     values = flat.astype(np.float64)
     whole = (np.abs(values) < 2.0**63) & (np.trunc(values) == values)
     if not whole.all():

@@ -32,7 +32,13 @@ class Objective(Protocol):
     """Anything that maps a model, a guide and a batch to a :class:`Loss`."""
 
     def __call__(
-        self, model: nn.Module, guide: nn.Module, x: Tensor, y: Tensor | None = None, *, size: int | None = None
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        size: int | None = None,
     ) -> Loss: ...
 
 

@@ -3,6 +3,7 @@
 import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO
+from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
 from pyro_vaes.inference.objective import Loss
@@ -16,7 +17,8 @@ class Stock:
             ``TraceEnum_ELBO()`` or ``RenyiELBO(alpha=0, num_particles=5)``.
 
     Its one term is called ``elbo``: Pyro does not split it by site. ``RenyiELBO`` is a bound per datum only if every
-    site is inside the data plate and the plate is not subsampled, because it exponentiates what the plate has scaled.
+    site is inside the data plate; it exponentiates what a subsampled plate has scaled, so the plate is given the batch
+    alone.
 
     >>> from pyro.infer import Trace_ELBO
     >>> from pyro_vaes.variants import l2_vae
@@ -33,6 +35,8 @@ class Stock:
         return f"Stock({type(self.estimator).__name__}())"
 
     def __call__(self, model: nn.Module, guide: nn.Module, x: Tensor, y=None, *, size=None) -> Loss:
+        if isinstance(self.estimator, RenyiELBO):
+            size = None  # it would exponentiate the plate's scale
         if hasattr(self.estimator, "differentiable_loss"):
             total = self.estimator.differentiable_loss(model, guide, x, y, size=size)
         else:
@@ -48,7 +52,11 @@ def _with_gradients(estimator, model, guide, x, y, size) -> Tensor:
     for p in parameters:
         p.grad = None
     # Such estimators look for parameters in the global store, and do nothing without them.
-    with pyro.get_param_store().scope(), pyro.settings.context(module_local_params=False), torch.enable_grad():
+    with (
+        pyro.get_param_store().scope(),
+        pyro.settings.context(module_local_params=False),
+        torch.enable_grad(),
+    ):
         value = estimator.loss_and_grads(model, guide, x, y, size=size)
     surrogate = x.new_tensor(value)
     for p, grad in zip(parameters, kept, strict=True):

@@ -4,7 +4,6 @@ import math
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.nn import PyroModule
 
 from pyro_vaes.distributions import Jeffreys
@@ -32,6 +31,7 @@ class IndexConditional(PyroModule):
     scale of the ELBO, so that Eq. 8 is twice this loss; without x, where the index means nothing,
     :math:`\Sigma = \epsilon^2 I`.
 
+    >>> import torch
     >>> from pyro_vaes.models.prior import StandardPrior
     >>> from pyro_vaes.nn.scales import FixedScale
     >>> IndexConditional(StandardPrior(2), torch.nn.Linear(2, 4), FixedScale(0.1))(size=3).shape
@@ -45,9 +45,11 @@ class IndexConditional(PyroModule):
     def forward(self, x=None, y=None, *, size=None):
         with data_plate(x, size):
             z = pyro.sample("z", self.prior())
-            mu, floor = self.decoder(z), self.floor(z)
-            variance = (0.0 if x is None else (x - mu).square()) + floor.square().expand(mu.shape)
-            pyro.factor("sigma", (-0.5 * floor.square() / variance - Jeffreys(floor, self.width).log_normaliser).sum(-1))
+            mu = self.decoder(z)
+            floor = pyro.deterministic("scale", self.floor(z).expand(mu.shape), event_dim=1)
+            variance = (0.0 if x is None else (x - mu).square()) + floor.square()
+            log_prior = -0.5 * floor.square() / variance - Jeffreys(floor, self.width).log_normaliser
+            pyro.factor("sigma", log_prior.sum(-1))
             return pyro.sample("x", dist.Normal(mu, variance.sqrt()).to_event(1), obs=x)
 
     @staticmethod

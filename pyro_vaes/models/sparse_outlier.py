@@ -23,7 +23,8 @@ class SparseOutlier(PyroModule):
         noise: tau. With the guide :class:`~pyro_vaes.guides.outlier.OutlierDelta` of the same tau its value does
             not change the bound.
 
-    The site ``mu`` records the clean datum, because the mean of x includes the outlier.
+    The sites ``mu`` and ``scale`` record the clean datum and the size of an ordinary residual: the mean and spread of
+    x include the outlier.
 
     Source: Wang et al. (2018), III-C, Eq. 14-16. Departs from it: the prior has a floor and a width (see
     :class:`~pyro_vaes.distributions.Jeffreys`).
@@ -44,5 +45,6 @@ class SparseOutlier(PyroModule):
         with data_plate(x, size):
             z = pyro.sample("z", self.prior())
             mu = pyro.deterministic("mu", self.decoder(z), event_dim=1)
-            s = pyro.sample("s", Jeffreys(self.floor(z).expand(mu.shape), self.width).to_event(1))
+            floor = pyro.deterministic("scale", self.floor(z).expand(mu.shape), event_dim=1)
+            s = pyro.sample("s", Jeffreys(floor, self.width).to_event(1))
             return pyro.sample("x", dist.Normal(mu + s, self.noise).to_event(1), obs=x)

@@ -42,5 +42,6 @@ class PrecisionMixture(PyroModule):
             z = pyro.sample("z", self.prior())
             mu = self.decoder(z)
             half = (self.dof(z) / 2).expand(mu.shape)
+            scale = pyro.deterministic("scale", self.scale(z).expand(mu.shape), event_dim=1)
             w = pyro.sample("w", dist.Gamma(half, half).to_event(1))
-            return pyro.sample("x", dist.Normal(mu, self.scale(z) / w.sqrt()).to_event(1), obs=x)
+            return pyro.sample("x", dist.Normal(mu, scale / w.sqrt()).to_event(1), obs=x)

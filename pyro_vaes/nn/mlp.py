@@ -1,6 +1,7 @@
 """Fully connected encoders and decoders. Plain torch: no Pyro here."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -23,7 +24,7 @@ def mlp(sizes: Sequence[int], activation: Activation = nn.ReLU) -> nn.Sequential
     )
     """
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for width_in, width_out in pairwise(sizes):
         layers += [nn.Linear(width_in, width_out), activation()]
     return nn.Sequential(*layers)
 

@@ -1,0 +1,44 @@
+"""Variational autoencoders as explicit Pyro model/guide pairs, and clean data out of dirty data without labels.
+
+>>> import pyro_vaes as pv
+>>> pair = pv.t_vae(data_dim=64, latent_dim=4, hidden=(32,))
+>>> history = pv.fit(pair, pv.load("digits", limit=200).x, steps=5, progress=False)
+>>> pv.clean(pair, pv.load("digits", limit=3).x).mean.shape
+torch.Size([3, 64])
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `pyro-vaes --help` does not wait for torch.
+_HOMES = {
+    "pyro_vaes.pair": ["Pair"],
+    "pyro_vaes.variants": [
+        "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae",
+        "affine_ic_vae", "t_vae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
+    ],
+    "pyro_vaes.inference.objective": ["ELBO", "Loss"],
+    "pyro_vaes.inference.recycled": ["Recycled"],
+    "pyro_vaes.inference.stock": ["Stock"],
+    "pyro_vaes.inference.fit": ["fit", "warm_start", "Plan", "History"],
+    "pyro_vaes.inference.guard": ["Diverged"],
+    "pyro_vaes.inference.posterior": ["clean", "sample", "reconstruct", "Cleaned"],
+    "pyro_vaes.evaluation.detection": ["detect", "Detected"],
+    "pyro_vaes.inference.run": ["Run"],
+    "pyro_vaes.data": ["load", "corrupt", "Dataset", "Corrupted"],
+    "pyro_vaes.errors": ["InputError"],
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pyro_vaes' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,83 @@
+"""Checkpoints: one file of tensors and plain values, written whole or not at all."""
+
+import json
+import os
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError
+
+FORMAT = "pyro-vaes checkpoint 1"
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that at any moment either the old one or the new one is there, whole.
+
+    >>> write_atomically("/tmp/pyro_vaes_example.txt", b"whole")
+    >>> Path("/tmp/pyro_vaes_example.txt").read_text()
+    'whole'
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(path: str | Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Write tensors and plain (JSON) values into one safetensors file, atomically.
+
+    >>> import torch
+    >>> save("/tmp/pyro_vaes_example.safetensors", {"a": torch.ones(2)}, {"step": 3})
+    >>> load("/tmp/pyro_vaes_example.safetensors")
+    ({'a': tensor([1., 1.])}, {'step': 3})
+    """
+    # safetensors refuses tensors that share memory; a copy of each is small beside a wrong file.
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": FORMAT, "values": json.dumps(values)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save` wrote. Nothing in the file is ever executed.
+
+    Raises:
+        InputError: if the file is missing, truncated, of another kind, or not ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)
+        length = struct.unpack("<Q", content[:8])[0]
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, OSError, KeyError, struct.error) as error:
+        raise InputError(f"{path} is not a readable checkpoint (truncated or another kind of file): {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path} is a safetensors file, but not a checkpoint of this library")
+    try:
+        values = json.loads(metadata["values"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} has unreadable values: {error}") from None
+    return tensors, values
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

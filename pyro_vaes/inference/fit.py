@@ -1,0 +1,298 @@
+"""The one training loop. It knows no variant."""
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vaes.errors import InputError
+from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.guard import Interruption, as_batch, check_data, check_gradients, check_loss
+from pyro_vaes.pair import Pair
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: everything that the result depends on, besides the pair and the data.
+
+    Attributes:
+        steps: optimiser steps in all, at least 1.
+        batch_size: rows per step; the last batch of an epoch may be smaller.
+        lr: Adam's learning rate at the start.
+        schedule: ``cosine`` (to zero at the end) or ``constant``.
+        seed: of the data order and the noise.
+
+    >>> Plan(steps=100).rate(50)
+    0.0005
+    """
+
+    steps: int = 3000
+    batch_size: int = 128
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise InputError(f"{name} is {getattr(self, name)!r}: it must be a whole number of at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr is {self.lr}: it must be positive and finite")
+        if self.schedule not in ("cosine", "constant"):
+            raise InputError(f"schedule is {self.schedule!r}: it must be 'cosine' or 'constant'")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**31):
+            raise InputError(f"seed is {self.seed!r}: it must be a whole number from 0 to 2^31 - 1")
+
+    def rate(self, step: int) -> float:
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass
+class History:
+    """What a run left behind.
+
+    Attributes:
+        rows: one per logged step: step, epoch, loss, bound and terms in nats per datum, lr, seconds.
+        step: steps taken in all.
+        interrupted: the signal that ended the run early, or None.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    interrupted: int | None = None
+
+
+def fit(
+    pair: Pair,
+    x: Tensor,
+    *,
+    steps: int = 3000,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    schedule: str = "cosine",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    log_every: int = 20,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> History:
+    """Train a pair on data with Adam.
+
+    Args:
+        pair: any pair; its parameters change in place, and live where the data live.
+        x: (N, d), in the pair's range, or uint8 pixels; on the device to train on.
+        steps, batch_size, lr, schedule, seed: see :class:`Plan`.
+        out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing.
+        resume: go on from the checkpoint in ``out``, if there is one, bit for bit as if never interrupted.
+        checkpoint_every, log_every: in steps.
+        progress: show a bar.
+        on_step: called with the number of steps taken, after each.
+
+    Raises:
+        InputError: for bad data, a bad plan, or a checkpoint that belongs to another plan, pair or data.
+        Diverged: for a loss or gradient that is not finite, before the step is taken; it names the site. The last
+            good checkpoint stays.
+
+    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> _ = torch.manual_seed(0)
+    >>> fit(l2_vae(4, 2, (8,)), torch.rand(20, 4), steps=3, progress=False).step
+    3
+    """
+    plan = Plan(steps, batch_size, lr, schedule, seed)
+    check_data(pair, x)
+    if resume and out is None:
+        raise InputError("resume needs the run folder: give out")
+    for name, value in {"checkpoint_every": checkpoint_every, "log_every": log_every}.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be at least 1")
+    # Noise is drawn from the global generator, which the caller gets back as it was.
+    with torch.random.fork_rng(), pyro.validation_enabled(False), Interruption() as wish:
+        loop = _Loop(pair.to(x.device).train(), x, plan, Path(out) if out is not None else None)
+        loop.start(resume)
+        bar = tqdm(total=steps, initial=loop.history.step, desc=pair.name, disable=not progress, leave=False)
+        with bar, loop:
+            while loop.history.step < steps and wish.signal is None:
+                loop.step(log_every)
+                bar.update()
+                if out is not None and loop.history.step % checkpoint_every == 0:
+                    loop.save()
+                if on_step is not None:
+                    on_step(loop.history.step)
+            loop.history.interrupted = wish.signal
+            loop.save()
+    pair.eval()
+    return loop.history
+
+
+class _Loop:
+    """The state of one run: what a checkpoint holds."""
+
+    def __init__(self, pair: Pair, x: Tensor, plan: Plan, out: Path | None):
+        self.pair, self.x, self.plan, self.out = pair, x, plan, out
+        self.adam = torch.optim.Adam(pair.parameters(), lr=plan.lr, fused=True)
+        self.history = History()
+        self.batches = math.ceil(len(x) / plan.batch_size)
+        self.epoch, self.order = -1, torch.empty(0)
+        self.metrics: TextIO | None = None
+        self.began = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def start(self, resume: bool) -> None:
+        torch.manual_seed(self.plan.seed)
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        if resume and (self.out / CHECKPOINT).exists():
+            self._restore()
+        # A row after the checkpoint will be computed again.
+        rows = _read_rows(self.out / METRICS) if resume else []
+        self.history.rows = [row for row in rows if row["step"] <= self.history.step]
+        text = "".join(json.dumps(row) + "\n" for row in self.history.rows)
+        checkpoint.write_atomically(self.out / METRICS, text.encode())
+        self.metrics = open(self.out / METRICS, "a", buffering=1)  # noqa: SIM115 (closed in __exit__)
+
+    def step(self, log_every: int) -> None:
+        taken = self.history.step
+        for group in self.adam.param_groups:
+            group["lr"] = self.plan.rate(taken)
+        self.adam.zero_grad()
+        loss = self.pair(self._batch(taken), size=len(self.x))
+        check_loss(loss, taken)
+        loss.total.backward()
+        check_gradients(self.pair, taken)
+        self.adam.step()
+        self.history.step = taken + 1
+        if self.history.step % log_every == 0 or self.history.step == self.plan.steps:
+            self._log(loss)
+
+    def save(self) -> None:
+        if self.out is None:
+            return
+        tensors = {f"pair.{name}": tensor for name, tensor in _state(self.pair).items()}
+        for i, state in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{key}": value for key, value in state.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self.x.is_cuda:
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.x.device)
+        checkpoint.save(self.out / CHECKPOINT, tensors, {"step": self.history.step, "identity": self._identity()})
+
+    def _restore(self) -> None:
+        assert self.out is not None
+        path = self.out / CHECKPOINT
+        tensors, values = checkpoint.load(path)
+        identity = self._identity()
+        for key, value in identity.items():
+            if values.get("identity", {}).get(key) != value:
+                was = values.get("identity", {}).get(key)
+                raise InputError(f"{path} belongs to another run: {key} was {was!r}, is {value!r}")
+        load_state(self.pair, tensors, path)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, i, key = name.split(".")
+                state.setdefault(int(i), {})[key] = tensor
+        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.x.is_cuda and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.x.device)
+        self.history.step = values["step"]
+
+    def _batch(self, step: int) -> Tensor:
+        epoch, i = divmod(step, self.batches)
+        if epoch != self.epoch:
+            # The order of an epoch follows from seed and epoch alone, so a resumed run finds its place.
+            generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + epoch)
+            self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
+            self.epoch = epoch
+        return as_batch(self.x[self.order[i * self.plan.batch_size : (i + 1) * self.plan.batch_size]])
+
+    def _log(self, loss) -> None:
+        step = self.history.step
+        row = {
+            "step": step,
+            "epoch": round(step / self.batches, 3),
+            "loss": loss.total.item(),
+            "bound": loss.bound.item(),
+            "terms": {name: term.item() for name, term in loss.terms.items()},
+            "lr": self.plan.rate(step - 1),
+            "seconds": round(time.monotonic() - self.began, 3),
+        }
+        self.history.rows.append(row)
+        if self.metrics is not None:
+            self.metrics.write(json.dumps(row) + "\n")
+
+    def _identity(self) -> dict[str, Any]:
+        shapes = {name: list(tensor.shape) for name, tensor in _state(self.pair).items()}
+        return {
+            **asdict(self.plan),
+            "objective": repr(self.pair.objective),
+            "parameters": zlib.crc32(json.dumps(shapes, sort_keys=True).encode()),
+            "data": list(self.x.shape),
+            "first rows": zlib.crc32(self.x[:1024].cpu().numpy().tobytes()),
+        }
+
+
+def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Copy a checkpoint's parameters and buffers into a pair.
+
+    Raises:
+        InputError: if a tensor is missing or has another shape.
+    """
+    with torch.no_grad():
+        for name, target in _state(pair).items():
+            source = tensors.get(f"pair.{name}")
+            if source is None or source.shape != target.shape:
+                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise InputError(f"{path}: {name} is {found}, but {pair.name} needs {tuple(target.shape)}")
+            target.copy_(source)
+
+
+def warm_start(pair: Pair, other: Pair) -> None:
+    """Copy the parameters of a trained pair that has the same networks, such as ``ic_vae`` into ``ric_vae``.
+
+    Raises:
+        InputError: if a network is missing in the other pair or has another shape.
+
+    >>> from pyro_vaes.variants import ic_vae, ric_vae
+    >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
+    """
+    load_state(pair, {f"pair.{name}": tensor for name, tensor in _state(other).items()}, other.name)
+
+
+def _state(pair: Pair) -> dict[str, Tensor]:
+    # named_parameters, unlike state_dict, names a network that model and guide share only once.
+    return dict(pair.named_parameters()) | dict(pair.named_buffers())
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # a line cut short by a crash is the last one
+    return rows

@@ -1,0 +1,127 @@
+"""What stops a run before harm is done: wrong data at the start, a signal or a NaN on the way."""
+
+import math
+import signal
+import threading
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError
+from pyro_vaes.inference.objective import Loss
+from pyro_vaes.pair import Pair
+
+CHUNK = 8192
+
+
+class Diverged(ArithmeticError):
+    """A loss or gradient was not finite; the step was not taken."""
+
+
+def as_batch(x: Tensor) -> Tensor:
+    """Give rows as floats: bytes 0..255 become [0, 1], so that large image sets stay bytes in memory.
+
+    >>> as_batch(torch.tensor([[0, 255]], dtype=torch.uint8))
+    tensor([[0., 1.]])
+    """
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def check_data(pair: Pair, x: Tensor) -> None:
+    """Refuse data that the pair cannot model.
+
+    Args:
+        x: shape (N, d), float or uint8, read in chunks.
+
+    Raises:
+        InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
+            support of the likelihood or of the range the variant was made for.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> check_data(l2_vae(data_dim=4), torch.tensor([[0.0, 0.5, 1.0, 3.0]]))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1]
+    """
+    if not isinstance(x, Tensor) or x.dim() != 2:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    if len(x) == 0:
+        raise InputError("x is empty: there must be at least one datum")
+    if x.shape[1] != pair.data_dim:
+        raise InputError(f"x has {x.shape[1]} entries per datum, but {pair.name} was made for {pair.data_dim}")
+    if not (x.is_floating_point() or x.dtype == torch.uint8):
+        raise InputError(f"x has dtype {x.dtype}: it must be floating point, or uint8 for pixels 0 to 255")
+    support = pair.traces()[1].nodes["x"]["fn"].support
+    family = support.base_constraint if hasattr(support, "base_constraint") else support
+    for start in range(0, len(x), CHUNK):
+        chunk = as_batch(x[start : start + CHUNK])
+        _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
+        _refuse(
+            ~family.check(chunk),
+            chunk,
+            start,
+            f"it must lie in the support of the likelihood ({_say(family)})",
+        )
+        if pair.range is not None:
+            low, high = pair.range
+            _refuse(
+                (chunk < low) | (chunk > high),
+                chunk,
+                start,
+                f"{pair.name} models values in [{low:g}, {high:g}]",
+            )
+
+
+def _say(constraint) -> str:
+    name = type(constraint).__name__.strip("_").lower()
+    return "0 or 1; binarise grey values first" if name == "boolean" else name
+
+
+def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
+
+
+def check_loss(loss: Loss, step: int) -> None:
+    """Stop on a loss that is not finite, and name the site."""
+    if not math.isfinite(loss.total.item()):
+        sites = [name for name, term in loss.terms.items() if not torch.isfinite(term)] or ["their sum"]
+        raise Diverged(f"step {step}: the loss is {loss.total.item()} at site {', '.join(map(repr, sites))}")
+
+
+def check_gradients(pair: Pair, step: int) -> None:
+    """Stop on a gradient that is not finite, and name the parameter."""
+    gradients = [p.grad for p in pair.parameters() if p.grad is not None]
+    if gradients and not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
+        bad = [n for n, p in pair.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        raise Diverged(f"step {step}: the loss is finite but its gradient is not, at {', '.join(map(repr, bad))}")
+
+
+class Interruption:
+    """Turn Ctrl-C and SIGTERM into a wish that the loop grants between two steps; a second one stops at once.
+
+    >>> with Interruption() as wish:
+    ...     wish.signal
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> "Interruption":
+        self._before: dict[int, object] = {}
+        # Python lets only the main thread handle signals; elsewhere the run is not interruptible.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._wish)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _wish(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -1,0 +1,157 @@
+"""A run: a folder from which anything about a training can be redone."""
+
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vaes import __version__
+from pyro_vaes.errors import InputError
+from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.fit import CHECKPOINT, METRICS, load_state
+from pyro_vaes.pair import Pair
+from pyro_vaes.variants import variant
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: ``config.json``, ``metrics.jsonl``, ``checkpoint.safetensors``, figures.
+
+    Attributes:
+        path: the folder.
+        config: everything the run was made from: target, arguments, data, corruption, plan, versions.
+
+    >>> Run.open("/nowhere")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: /nowhere is not a run folder: there is no config.json in it
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> "Run":
+        """Make the folder and write its config; the folder must not hold another run.
+
+        Raises:
+            InputError: if the path is a file, or already holds a run.
+        """
+        path = Path(path)
+        if (path / CONFIG).exists():
+            raise InputError(f"{path} already holds a run: resume it, or name another folder")
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file: a run needs a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        config = {**config, "versions": versions()}
+        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Read a run folder.
+
+        Raises:
+            InputError: if the folder or its config is not that of a run.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise InputError(f"{path} is not a run folder: there is no {CONFIG} in it")
+        try:
+            config = json.loads((path / CONFIG).read_text())
+        except (ValueError, OSError) as error:
+            raise InputError(f"{path / CONFIG} is not readable: {error}") from None
+        missing = {"target", "arguments", "data_dim", "data"} - set(config if isinstance(config, dict) else ())
+        if missing:
+            raise InputError(f"{path / CONFIG} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+        return cls(path, config)
+
+    def pair(self) -> Pair:
+        """Build the run's pair and load its trained parameters.
+
+        Raises:
+            InputError: if the target cannot be found, or the checkpoint is missing, damaged or of another pair.
+        """
+        pair = build(self.config["target"], self.config["data_dim"], self.config["arguments"])
+        tensors, _ = checkpoint.load(self.path / CHECKPOINT)
+        load_state(pair, tensors, self.path / CHECKPOINT)
+        return pair.eval()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The logged steps, first to last."""
+        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+
+
+def target_function(target: str) -> Callable[..., Pair]:
+    """Find what a target names: a variant, or ``file.py:function`` of one's own.
+
+    Raises:
+        InputError: if there is no such variant, file or function.
+
+    >>> target_function("t_vae").__name__
+    't_vae'
+    """
+    if ":" not in target:
+        return variant(target)
+    file, _, name = target.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"no file {file}: a target is a variant, or file.py:function")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{file} could not be run: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
+        raise InputError(f"{file} has no function {name!r}; it has {', '.join(known) or 'none'}")
+    return function
+
+
+def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0) -> Pair:
+    """Call a target; its networks start from ``seed``.
+
+    Raises:
+        InputError: if the target takes other arguments, or gives no :class:`~pyro_vaes.pair.Pair`.
+    """
+    function = target_function(target)
+    try:
+        inspect.signature(function).bind(data_dim=data_dim, **arguments)
+    except TypeError as error:
+        raise InputError(f"{target}: {error}; it takes {', '.join(inspect.signature(function).parameters)}") from None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        pair = function(data_dim=data_dim, **arguments)
+    if not isinstance(pair, Pair):
+        raise InputError(f"{target} gave a {type(pair).__name__}: it must give a Pair")
+    return pair
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on besides its config: library, packages, device.
+
+    >>> "torch" in versions()
+    True
+    """
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl", "numpy", "scikit-learn")}
+    return {"pyro-vaes": __version__, **packages, "python": platform.python_version(), "device": device()}
+
+
+def device() -> str:
+    """Name the device in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
