@@ -342,14 +342,14 @@ def _mask_file(path: str, n: int, shape: tuple[int, ...]) -> Tensor:
     if not Path(path).is_file():
         raise InputError(f"mask {path!r}: no such file: give a .npy file, mask:FILE.npy")
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"mask {path}: cannot be read as a .npy array of bool") from error
-    if not isinstance(array, np.ndarray) or array.dtype != np.bool_:
-        raise InputError(f"mask {path}: must be one .npy array of bool")
+    if array.dtype != np.bool_:
+        raise InputError(f"mask {path}: holds {array.dtype} values: it must hold bool")
     if array.shape not in ((n, math.prod(shape)), (n, *shape)):
         raise InputError(f"mask {path}: has shape {array.shape}: it must be {(n, math.prod(shape))}")
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(n, -1)
+    return torch.from_numpy(np.array(array, order="C")).reshape(n, -1)
 
 
 def _check(x: Tensor, fraction: float) -> None:

@@ -154,12 +154,14 @@ def _pick(arrays: dict[str, np.ndarray], where: str) -> Parts:
 
 
 def _numpy(path: Path) -> Parts:
-    large = path.suffix.lower() == ".npy" and path.stat().st_size >= MMAP_BYTES
     try:
-        loaded = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return (*rows(loaded, str(path)), None)
-        with loaded:
+        if path.suffix.lower() == ".npy" and path.stat().st_size >= MMAP_BYTES:
+            return (*rows(np.load(path, mmap_mode="c", allow_pickle=False), str(path)), None)
+        # numpy leaves the file of a damaged archive open when it opened it itself.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return (*rows(loaded, str(path)), None)
             return _pick({name: loaded[name] for name in loaded.files}, str(path))
     except InputError:
         raise
