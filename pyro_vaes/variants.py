@@ -314,6 +314,19 @@ def variant(name: str) -> Callable[..., Pair]:
     return VARIANTS[name]
 
 
+def card(function: Callable[..., Pair]) -> dict[str, str]:
+    """Read a variant's card: p, q, objective and source, in words.
+
+    >>> card(l2_vae)["objective"]
+    'ELBO'
+    """
+    paragraph = " ".join((function.__doc__ or "").split("\n\n")[0].split())
+    *distributions, objective, source = paragraph.rstrip(".").split(" | ")
+    named = dict(part.split(": ", 1) for part in distributions)
+    both = named.get("p, q", "")
+    return {"p": named.get("p", both), "q": named.get("q", both), "objective": objective, "source": source}
+
+
 def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> AmortisedNormal:
     return AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim))
 

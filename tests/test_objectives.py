@@ -65,7 +65,9 @@ def log_residual(x, mu, eps, width):
 def floor_of(p, kw, name="floor", minimum=1e-3):
     if kw.get(name) is not None:
         return torch.full((D,), kw[name], dtype=torch.float64)
-    return minimum + torch.exp(p[f"model.{name}.log_excess"])
+    log_excess = p[f"model.{name}.log_excess"]
+    assert log_excess.shape == (D,), "one per entry"
+    return minimum + torch.exp(log_excess)
 
 
 PROFILED = D * (1 + LOG_2PI) / 2  # -log N at its own best variance, beyond log sigma: Eq. 6 with Eq. 7 put in
@@ -264,6 +266,16 @@ WITH_BETA = ["vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "
 
 def test_every_variant_has_a_hand_formula():
     assert set(HAND) == set(VARIANTS)
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "affine_ic_vae"])
+def test_networks_have_the_widths_that_were_asked_for(name):
+    """The decoder's are the encoder's from back to front."""
+    shapes = [tuple(p.shape) for n, p in build(name).named_parameters() if n.endswith("weight")]
+    decoder, encoder = [(4, K), (6, 4), (D, 6)], [(6, D), (4, 6), (K, 4)]
+    heads = 1 if name in ("autoencoder", "induced_ae") else 2
+    scale = decoder if name in ("gaussian_vae", "lc_vae", "rlc_vae") else []
+    assert shapes == decoder + scale + encoder + encoder[-1:] * (heads - 1)
 
 
 @pytest.mark.parametrize(("name", "kw"), CASES)

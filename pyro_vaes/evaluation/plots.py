@@ -66,7 +66,12 @@ def image_rows(
         colour = ROBUST if label in highlight else NEUTRAL
         axes[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=colour)
     figure.subplots_adjust(
-        left=labels / size[0], right=0.995, bottom=0.01, top=1 - (0.4 / size[1] if title else 0.0), wspace=0.06, hspace=0.08
+        left=labels / size[0],
+        right=0.995,
+        bottom=0.01,
+        top=1 - (0.4 / size[1] if title else 0.0),
+        wspace=0.06,
+        hspace=0.08,
     )
     if title:
         figure.suptitle(title, fontsize=9, y=1 - 0.1 / size[1], va="top", color=NEUTRAL)
@@ -94,7 +99,13 @@ def bars(values: dict[str, float], *, title: str, xlabel: str, highlight: Sequen
 
 
 def curves(
-    x: Sequence[float], lines: dict[str, Sequence[float]], *, titles: Sequence[str], xlabel: str, ylabel: str, **panels: Any
+    x: Sequence[float],
+    lines: dict[str, Sequence[float]],
+    *,
+    titles: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+    **panels: Any,
 ) -> Figure:
     """Draw methods as lines over a setting, in one panel, or in one per entry of ``panels`` (name -> lines).
 

@@ -44,7 +44,9 @@ def picture(content: bytes, caption: str) -> str:
     """Put a PNG into the page itself, with its caption."""
     data = base64.b64encode(content).decode()
     caption = html.escape(caption)
-    return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], robust: Sequence[str] = ()) -> str:

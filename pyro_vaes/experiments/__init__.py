@@ -1,0 +1,11 @@
+"""The experiments by name: each writes its numbers and figures and gives the path of the numbers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_vaes.experiments import demo, frey_recovery
+
+EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {
+    "demo": demo.reproduce,
+    "frey-recovery": frey_recovery.reproduce,
+}

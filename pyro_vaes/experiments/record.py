@@ -1,4 +1,4 @@
-"""Where the numbers live: one JSON file per experiment and scale, its figures beside it, and the tables made from it."""
+"""Where the numbers live: one JSON file per experiment and scale, figures beside it, and the tables made from it."""
 
 import json
 import re

@@ -121,6 +121,12 @@ def target_function(target: str) -> Callable[..., Pair]:
     return function
 
 
+def locate(target: str) -> str:
+    """Name the file of a target by its full path, so that the run can be read from anywhere."""
+    file, colon, name = target.rpartition(":")
+    return f"{Path(file).resolve()}:{name}" if colon else target
+
+
 def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0) -> Pair:
     """Call a target; its networks start from ``seed``.
 

@@ -1,0 +1,103 @@
+"""The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from pyro_vaes import commands
+from pyro_vaes.errors import InputError
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    name.removeprefix("do_"): function for name, function in vars(commands).items() if name.startswith("do_")
+}
+# These take the arguments of their target as well.
+WITH_TARGET = ("describe", "fit")
+
+
+def parser(argv: Sequence[str]) -> ArgumentParser:
+    """Build the parser; the arguments of a target are known only once the target is."""
+    top = ArgumentParser(
+        prog="pyro-vaes", description="Clean data out of dirty data without labels.", exit_on_error=False
+    )
+    subcommands = top.add_subcommands(dest="command")
+    for name, command in COMMANDS.items():
+        summary = (command.__doc__ or "").splitlines()[0]
+        sub = ArgumentParser(description=summary, exit_on_error=False)
+        sub.add_function_arguments(command, as_positional=True, as_group=False)
+        target = _target(argv) if name in WITH_TARGET and argv and argv[0] == name else None
+        if target is not None:
+            sub.add_function_arguments(target, skip={"data_dim"}, as_group=False)
+        subcommands.add_subcommand(name, sub, help=summary)
+    return top
+
+
+def _target(argv: Sequence[str]) -> Callable[..., Any] | None:
+    """The function that the first word after the command names, if it is no option."""
+    if len(argv) < 2 or argv[1].startswith("-"):
+        return None
+    from pyro_vaes.inference.run import target_function
+
+    return target_function(argv[1])
+
+
+def rewrite(argv: Sequence[str]) -> list[str]:
+    """Let ``fit ... --resume`` mean ``resume RUN``, with the run named by ``--resume RUN`` or ``--out RUN``.
+
+    >>> rewrite(["fit", "--resume", "runs/x"]), rewrite(["fit", "t_vae", "--out=runs/x", "--resume"])
+    (['resume', 'runs/x'], ['resume', 'runs/x'])
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if not words or words[0] != "fit" or "--resume" not in words:
+        return list(argv)
+    for option in ("--resume", "--out"):
+        following = words[words.index(option) + 1 :][:1] if option in words else []
+        if following and not following[0].startswith("-"):
+            return ["resume", following[0]]
+    raise InputError("--resume needs the run folder: fit --resume RUN")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; give the exit code: 0, 1 for a diverged run, 2 for bad input, 128 + n for signal n."""
+    # Idle threads that spin slow a busy machine down badly; this must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        argv = rewrite(argv)
+        arguments = _parse(argv)
+        code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
+        return int(code or 0)
+    except InputError as error:
+        commands.warn(str(error))
+        return 2
+    except KeyboardInterrupt:
+        commands.warn("stopped")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ArithmeticError as error:
+        commands.warn(f"{error}; the last good checkpoint was kept")
+        return 1
+
+
+def _parse(argv: list[str]) -> Namespace:
+    from jsonargparse import ArgumentError
+
+    if not argv:
+        argv = ["--help"]
+    if argv[0] not in COMMANDS and not argv[0].startswith("-"):
+        from pyro_vaes.errors import unknown
+
+        raise unknown("command", argv[0], list(COMMANDS))
+    try:
+        return parser(argv).parse_args(argv)
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split())) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
