@@ -281,7 +281,7 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     """Run an experiment of the papers, and write its numbers and figures.
 
     Args:
-        name: frey-recovery or demo.
+        name: demo, frey-recovery, floor-sweep or recycling.
         scale: quick (minutes on 2 cores) or paper (the settings of the paper).
         out: folder for NAME.SCALE.json and its figures.
         root: where data sets lie.

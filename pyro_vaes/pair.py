@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
@@ -143,6 +144,19 @@ def _aside(pair: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
+class _Representative(Messenger):
+    """Put the mean where a prior is improper and cannot be drawn."""
+
+    def _pyro_sample(self, msg):
+        if msg["value"] is not None or msg["is_observed"] or not hasattr(msg["fn"], "mean"):
+            return
+        try:
+            msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+        except (NotImplementedError, ValueError):
+            msg["value"] = msg["fn"].mean
+        msg["done"] = True
+
+
 def _check_names(model: nn.Module, guide: nn.Module) -> None:
     """Pyro knows parameters by name: two of one name would silently become one."""
     known = dict(model.named_parameters())
@@ -152,7 +166,8 @@ def _check_names(model: nn.Module, guide: nn.Module) -> None:
 
 
 def _sites(program, *args, **kwargs) -> dict[str, dict]:
-    trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    with _Representative():
+        trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
     return {name: dict(site) for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 

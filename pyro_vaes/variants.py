@@ -125,7 +125,8 @@ def ic_vae(
     ELBO | S0 III-C.
 
     ``floor``: the error, in units of x, below which a residual is no outlier; None learns one per entry, which needs
-    a finite ``width`` (see :class:`~pyro_vaes.distributions.Jeffreys`).
+    a finite ``width`` (see :class:`~pyro_vaes.distributions.Jeffreys`). ``beta`` weighs the code alone: the outlier's
+    term is the data's.
 
     >>> ic_vae(data_dim=4).name
     'ic_vae'
@@ -134,7 +135,7 @@ def ic_vae(
     decoder = Decoder(latent_dim, hidden, data_dim)
     model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
     guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
-    return Pair(model, guide, ELBO(beta), range=PIXELS, name="ic_vae")
+    return Pair(model, guide, ELBO({"z": beta}), range=PIXELS, name="ic_vae")
 
 
 def indexed_ic_vae(
@@ -184,11 +185,12 @@ def affine_ic_vae(
 
 
 def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
-    """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) | q: N(mu_z(x), sigma_z(x)^2) p(w | x, z) |
-    ELBO | ours.
+    """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) |
+    q: N(mu_z(x), sigma_z(x)^2), exact Gamma posterior of w | ELBO | ours.
 
     The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. The KL of w
     is sampled on purpose: q(w | x, z) is exact, so that the terms of w and x add up to log p(x | z) without variance.
+    ``beta`` weighs the code alone.
 
     >>> t_vae(data_dim=4).name
     't_vae'
@@ -198,7 +200,7 @@ def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256
     scale, dof = LearnedScale(data_dim), LearnedScale(1, start=1.0, minimum=1e-2)
     model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugatePrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
-    return Pair(model, guide, ELBO(beta, sampled=["w"]), range=PIXELS, name="t_vae")
+    return Pair(model, guide, ELBO({"z": beta}, sampled=["w"]), range=PIXELS, name="t_vae")
 
 
 def ric_vae(

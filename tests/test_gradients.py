@@ -485,3 +485,16 @@ def test_a_sparse_outlier_of_any_noise_has_the_same_loss():
         values.append(seeded(Pair(model, OutlierDelta(encoder, decoder, noise)).double(), x).total)
     torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(values[2], values[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("which", ["RenyiELBO", "TraceGraph_ELBO"])
+def test_a_user_s_local_parameters_setting_changes_nothing(which):
+    """With it, Pyro's backward-only estimators find no parameters, and say nothing."""
+    x, found = batch(), []
+    for local in (False, True):
+        with pyro.settings.context(module_local_params=local):
+            pair = build("l2_vae")
+            pair.objective = Stock(estimators()[which][0])
+            found.append(grads(seeded(pair, x).total, pair))
+    assert_same(*found)
+    assert max(g.abs().max().item() for g in found[0]) > 1e-3

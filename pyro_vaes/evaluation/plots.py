@@ -53,7 +53,7 @@ def image_rows(
     columns = lengths.pop()
     height, width = image(next(iter(rows.values()))[0], shape).shape[:2]
     cell = 0.62
-    labels = max(len(label) for label in rows) * 0.085 + 0.15
+    labels = max(len(label) for label in rows) * 0.066 + 0.15
     size = (labels + columns * cell, len(rows) * cell * height / width + (0.5 if title else 0.1))
     figure = Figure(figsize=size, dpi=160)
     grid = figure.subplots(len(rows), columns, squeeze=False)

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_vaes.experiments import demo, frey_recovery
+from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
 
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {
     "demo": demo.reproduce,
     "frey-recovery": frey_recovery.reproduce,
+    "floor-sweep": floor_sweep.reproduce,
+    "recycling": recycling.reproduce,
 }

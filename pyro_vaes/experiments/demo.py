@@ -32,13 +32,13 @@ from pyro_vaes.pair import Pair
 
 NAME = "demo"
 CORRUPTION = "impulse:0.4"
-CLASSICAL = ("autoencoder", "l2_vae", "gamma_vae", "lc_vae")
+CLASSICAL = ("autoencoder", "l2_vae", "lc_vae")
 ROBUST = ("ic_vae", "ric_vae", "t_vae")
 STEPS = {"quick": 3000, "paper": 6000}
 SEEDS = {"quick": (0,), "paper": (0, 1, 2, 3, 4)}
 LABELS = {
     "mean": "mean image", "median": "median image", "pca": "PCA (10)", "rpca": "robust PCA",
-    "autoencoder": "autoencoder", "l2_vae": "l2-VAE", "gamma_vae": "gamma-VAE", "lc_vae": "LC-VAE",
+    "autoencoder": "autoencoder", "l2_vae": "l2-VAE", "lc_vae": "LC-VAE",
     "ic_vae": "iC-VAE", "ric_vae": "RiC-VAE (2, 2)", "t_vae": "t-VAE",
 }  # fmt: skip
 

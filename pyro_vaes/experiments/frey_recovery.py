@@ -7,7 +7,7 @@ has no parameters to keep, is solved for those. The figure is the mean squared e
 kappa = 10 for every network.
 
 Scales: ``paper`` is App. B: 560-1000-500-250-10, 150,000 steps of batch 100, learning rate 0.0001, 0.00005 for the
-recycled ones, from scratch, constant (the optimiser is not stated: Adam). ``quick``: 560-256-128-10, 1200 steps,
+recycled ones, from scratch, constant (the optimiser is not stated: Adam). ``quick``: 560-256-128-10, 1000 steps,
 learning rate 0.001 falling to zero along a cosine; the recycled ones spend the first half of these steps as their base
 model and the second half recycling at half the rate, because recycling from scratch collapses when steps are few.
 """
@@ -40,7 +40,7 @@ LABELS = {
 }  # fmt: skip
 ROBUST = ("ic_vae", "ric_vae", "t_vae")
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"hidden": [256, 128], "steps": 1200, "lr": 1e-3, "schedule": "cosine", "warm": True},
+    "quick": {"hidden": [256, 128], "steps": 1000, "lr": 1e-3, "schedule": "cosine", "warm": True},
     "paper": {"hidden": [1000, 500, 250], "steps": 150_000, "lr": 1e-4, "schedule": "constant", "warm": False},
 }
 

@@ -17,7 +17,8 @@ class OutlierDelta(PyroModule):
 
     The point mass stands for the narrow Gaussian of width :math:`\tau` that it is the centre of, and carries that
     Gaussian's log-density. It cancels the constant of :math:`\mathcal{N}(x; \mu + s, \tau^2 I)`, so that the loss is
-    Eq. 20 itself and not Eq. 20 up to an infinite constant.
+    Eq. 20 itself and not Eq. 20 up to an infinite constant. (Pyro's ``TraceMeanField_ELBO`` drops a Delta's
+    log-density, and shows the constant again; gradients are the same.)
 
     Args:
         encoder: x (..., d) -> (mu_z, sigma_z), each (..., k).

@@ -80,7 +80,7 @@ class ELBO:
 
     def __repr__(self) -> str:
         defaults = {"beta": 1.0, "particles": 1, "sampled": ()}
-        changed = [f"{k}={v!r}" for k, d in defaults.items() if (v := getattr(self, k)) != d]
+        changed = [f"{k}={v!r}" for k, d in defaults.items() if (v := getattr(self, k)) not in (d, {"z": d})]
         return f"ELBO({', '.join(changed)})"
 
     def __call__(self, model, guide, x, y=None, *, size=None) -> Loss:

@@ -76,6 +76,24 @@ def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
     return value
 
 
+def active_units(pair: Pair, x: Tensor) -> int:
+    r"""Count the entries of the code that the data move: those with :math:`\mathrm{Var}_x[\mu_z(x)] > 0.01`.
+
+    Source: Burda, Grosse & Salakhutdinov (2016), 5.2.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> 0 <= active_units(l2_vae(4, 2, (8,)), torch.rand(9, 4)) <= 2
+    True
+    """
+    pair.eval()
+    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        means = [
+            poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512])).nodes["z"]["fn"].mean
+            for start in range(0, len(x), 512)
+        ]
+    return int((torch.cat(means).var(0) > 0.01).sum())
+
+
 def bound(pair: Pair, x: Tensor, *, batch_size: int = 512, seed: int = 0) -> float:
     """Give the mean of the pair's bound over data, in nats per datum, from one draw of the guide each.
 

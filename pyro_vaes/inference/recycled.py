@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.objective import Loss, Objective
+from pyro_vaes.inference.stock import Stock
 
 
 class _Likelihood(Messenger):
@@ -36,9 +37,11 @@ class Recycled:
         clip: (low, high) to keep recycled data in, or None.
 
     Raises:
-        InputError: for passes < 1, or a likelihood that cannot be reparameterised under ``recycle_grad``.
+        InputError: for passes < 1, or under ``recycle_grad`` a likelihood that cannot be reparameterised, or one of
+            Pyro's estimators that computes its own gradients.
 
-    The bound that is shown is that of the first pass, on the data themselves.
+    The bound that is shown is that of the first pass, on the data themselves. With several particles the first one's
+    draw goes on.
 
     Source: Wang et al. (2018), IV, Eq. 21-22. The source draws solid arrows for gradients but its text does not
     say which; it does not say whether draws are clipped: we cut and do not clip, and leave both as arguments.
@@ -59,6 +62,8 @@ class Recycled:
     ):
         if passes < 1:
             raise InputError(f"passes is {passes}: it must be at least 1")
+        if recycle_grad and isinstance(objective, Stock) and not hasattr(objective.estimator, "differentiable_loss"):
+            raise InputError(f"{objective!r} computes its own gradients: recycle_grad cannot flow through it")
         self.objective, self.passes, self.recycle_grad, self.clip = objective, passes, recycle_grad, clip
 
     def __repr__(self) -> str:
@@ -84,6 +89,5 @@ class Recycled:
             raise InputError(f"recycle_grad needs a reparameterised likelihood, not {type(likelihood).__name__}")
         with torch.set_grad_enabled(self.recycle_grad):
             x = likelihood.rsample() if self.recycle_grad else likelihood.sample()
-            # Several particles propose several data: the first goes on.
             x = x.reshape(-1, *like.shape)[0]
             return x if self.clip is None else x.clamp(*self.clip)

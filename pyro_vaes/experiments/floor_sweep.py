@@ -1,0 +1,109 @@
+"""What the floor of log|e| does, and whether learning it does as well as the best one picked by looking at the truth.
+
+Protocol: the digits of the demo (40 % of the pixels replaced by noise). An ic_vae is trained with each floor of a grid,
+and once with a floor per entry that is learned; a t_vae, which has none, is the reference. The figure is the mean
+squared error against the clean images, for each of the seeds (of data, parameters and noise alike).
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from pyro_vaes.evaluation.metrics import mse
+from pyro_vaes.evaluation.plots import NEUTRAL, ROBUST
+from pyro_vaes.experiments import demo
+from pyro_vaes.experiments.record import markdown_table, record
+from pyro_vaes.experiments.training import side_by_side, trained
+from pyro_vaes.inference.posterior import active_units, clean, ordinary_residual
+
+NAME = "floor-sweep"
+FLOORS = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3)
+SETTINGS = (*FLOORS, "learned", "t_vae")
+SCALES: dict[str, dict[str, Any]] = {
+    "quick": {"steps": 3000, "seeds": [0]},
+    "paper": {"steps": 6000, "seeds": [0, 1, 2]},
+}
+
+
+def reproduce(out: Path, scale: str, root: Path) -> Path:
+    """Run the protocol and record its numbers and figure."""
+    began = time.monotonic()
+    cells = [(setting, seed, SCALES[scale]["steps"]) for setting in SETTINGS for seed in SCALES[scale]["seeds"]]
+    found = {}
+    with tqdm(total=len(cells), desc=NAME, unit="model") as bar:
+        for (setting, seed, _), value in side_by_side(cell, cells):
+            found[setting, seed] = value
+            bar.update()
+    keys, seeds = ("mse", "active units", "ordinary residual"), SCALES[scale]["seeds"]
+    rows = [{"floor": s, **{key: [found[s, seed][key] for seed in seeds] for key in keys}} for s in SETTINGS]
+    result = {
+        **SCALES[scale],
+        "corruption": demo.CORRUPTION,
+        "seconds": round(time.monotonic() - began, 1),
+        "rows": rows,
+    }
+    return record(out, NAME, scale, result, {"curve": _figure(result, scale)})
+
+
+def cell(setting: float | str, seed: int, steps: int) -> dict[str, float]:
+    """Train one floor from one seed."""
+    x, dirty, _ = demo.data(seed)
+    name = "t_vae" if setting == "t_vae" else "ic_vae"
+    arguments = {"floor": setting} if isinstance(setting, float) else {}
+    pair = trained(name, dirty, arguments=arguments, seed=seed, steps=steps, progress=False)
+    return {
+        "mse": mse(clean(pair, dirty, draws=2).mean, x),
+        "active units": active_units(pair, dirty),
+        "ordinary residual": ordinary_residual(pair, dirty),
+    }
+
+
+def _figure(result: dict[str, Any], scale: str) -> Figure:
+    values = {row["floor"]: float(np.mean(row["mse"])) for row in result["rows"]}
+    figure = Figure(figsize=(6.4, 3.8), dpi=160, layout="constrained")
+    ax = figure.subplots()
+    ax.plot(FLOORS, [values[floor] for floor in FLOORS], marker="o", color=NEUTRAL)
+    ax.set_xscale("log")
+    for name, label, colour in (("learned", "iC-VAE, floor learned", ROBUST), ("t_vae", "t-VAE, no floor", "#2a9d8f")):
+        ax.axhline(values[name], color=colour, linewidth=1.2)
+        ax.annotate(
+            f"{label}: {values[name]:.4f}",
+            (0.001, values[name]),
+            (0, 3),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+        )
+    ax.annotate(
+        "iC-VAE, floor fixed",
+        (FLOORS[2], values[FLOORS[2]]),
+        (8, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color=NEUTRAL,
+    )
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("floor of log|e|, in pixel units", fontsize=9), ax.set_ylabel("mean squared error", fontsize=9)
+    ax.set_title(f"Digits, 40 % noise ({scale} scale, {result['steps']} steps)", fontsize=10, loc="left", color=NEUTRAL)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    rows: list[list[object]] = [
+        [
+            row["floor"],
+            *(float(np.mean(row[key])) for key in ("mse", "ordinary residual")),
+            f"{np.mean(row['active units']):.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    for row in rows:
+        row[0] = f"{row[0]:g}" if isinstance(row[0], float) else str(row[0])
+    return markdown_table(["floor", "MSE", "ordinary residual", "active units"], rows)

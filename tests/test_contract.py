@@ -1,0 +1,182 @@
+"""What every variant promises, for every variant. A new variant adds its row to SMALL."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+
+import pyro_vaes as pv
+from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.fit import _state, load_state
+
+D = 8
+# Latent sites of each variant, besides z.
+SMALL = {
+    "vae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "ic_vae": {"s"},
+    "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "ric_vae": set(), "r_l2_vae": set(),
+    "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
+}  # fmt: skip
+
+
+def make(name, **arguments):
+    torch.manual_seed(3)
+    return pv.variant(name)(data_dim=D, latent_dim=3, hidden=(6, 5), **arguments)
+
+
+def batch(name, rows=10):
+    x = torch.rand(rows, D, generator=torch.Generator().manual_seed(2))
+    return (x > 0.5).float() if name == "vae" else x
+
+
+def test_every_variant_has_a_row():
+    assert set(SMALL) == set(pv.VARIANTS)
+
+
+@pytest.mark.parametrize("name", SMALL)
+class TestVariant:
+    def test_sites_and_shapes(self, name):
+        q, p = make(name).traces(batch(name))
+        latent = {n for n, s in q.nodes.items() if s["type"] == "sample"}
+        assert latent == {"z"} | SMALL[name]
+        for site in latent:
+            assert q.nodes[site]["value"].shape == (10, 3 if site == "z" else D)
+            assert p.nodes[site]["value"] is q.nodes[site]["value"]
+        assert p.nodes["x"]["fn"].log_prob(batch(name)).shape == (10,)
+
+    def test_model_draws_without_data(self, name):
+        x = make(name).model(size=7)
+        assert x.shape == (7, D)
+        assert torch.isfinite(x).all()
+
+    def test_finite_gradient_at_every_parameter(self, name):
+        pair = make(name)
+        pair(batch(name)).total.backward()
+        for parameter_name, parameter in pair.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+    def test_terms_sum_to_the_loss(self, name):
+        loss = make(name)(batch(name))
+        assert torch.isclose(sum(loss.terms.values()), loss.total)
+        assert not loss.bound.requires_grad
+
+    def test_save_and_load(self, name, tmp_path):
+        pair, other = make(name), make(name)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1.0)
+        path = tmp_path / "c.safetensors"
+        checkpoint.save(path, {f"pair.{n}": t for n, t in _state(pair).items()}, {})
+        load_state(other, checkpoint.load(path)[0], path)
+        torch.manual_seed(4)
+        before = pair(batch(name)).total
+        torch.manual_seed(4)
+        assert torch.equal(before, other(batch(name)).total)
+
+    def test_our_fit_moves_every_parameter(self, name):
+        pair = make(name)
+        before = {n: p.detach().clone() for n, p in pair.named_parameters()}
+        pv.fit(pair, batch(name), steps=3, batch_size=4, progress=False)
+        assert not [n for n, p in pair.named_parameters() if torch.equal(before[n], p)]
+
+    @pytest.mark.filterwarnings("ignore:.*TraceMeanField_ELBO.*:UserWarning")
+    @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+    def test_stock_svi_moves_every_parameter(self, name, elbo):
+        # Two pairs in one process: the second one is where the global store would betray us.
+        for pair in (make(name), make(name)):
+            before = {n: p.detach().clone() for n, p in pair.named_parameters()}
+            with pyro.get_param_store().scope():
+                svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), elbo())
+                losses = [svi.step(batch(name)) for _ in range(3)]
+            assert all(torch.isfinite(torch.tensor(losses)))
+            assert not [n for n, p in pair.named_parameters() if torch.equal(before[n], p)]
+
+    def test_predictive_prior_and_posterior(self, name):
+        pair = make(name)
+        prior = Predictive(pair.model, num_samples=5)(size=4)
+        assert prior["x"].shape == (5, 4, D)
+        posterior = Predictive(pair.guide, num_samples=5)(batch(name))
+        assert posterior["z"].shape == (5, 10, 3)
+        predictive = Predictive(pair.model, guide=pair.guide, num_samples=5)(batch(name))
+        assert predictive["x"].shape[-1] == D
+
+    def test_poutine_conditions_the_model(self, name):
+        pair = make(name)
+        fixed = torch.zeros(4, 3)
+        trace = poutine.trace(poutine.condition(pair.model, {"z": fixed})).get_trace(size=4)
+        assert torch.equal(trace.nodes["z"]["value"], fixed)
+
+    def test_nuts_runs(self, name):
+        pair = make(name)
+        kernel = NUTS(pair.model, max_tree_depth=2, jit_compile=False)
+        mcmc = MCMC(kernel, num_samples=2, warmup_steps=2, disable_progbar=True)
+        mcmc.run(batch(name, rows=2))
+        assert mcmc.get_samples()["z"].shape == (2, 2, 3)
+
+    def test_clean_and_sample(self, name):
+        pair = make(name)
+        found = pv.clean(pair, batch(name), draws=3)
+        for value in vars(found).values():
+            assert value.shape == (10, D)
+        assert torch.isfinite(found.mean).all()
+        assert (found.sd >= 0).all()
+        assert pv.sample(pair, 4).shape == (4, D)
+
+    def test_card_and_describe(self, name):
+        from pyro_vaes.variants import card
+
+        assert all(card(pv.VARIANTS[name])[field] for field in ("p", "q", "objective", "source"))
+        lines = make(name).describe().splitlines()
+        assert lines[0].startswith(name)
+        assert {line.split(" | ")[0].strip() for line in lines[2:]} >= {"z", "x"} | SMALL[name]
+
+    def test_repr_of_the_objective_can_be_read_back(self, name):
+        objective = make(name).objective
+        assert repr(eval(repr(objective), {"ELBO": pv.ELBO, "Recycled": pv.Recycled})) == repr(objective)
+
+    def test_bad_sizes_are_refused(self, name):
+        for arguments in ({"data_dim": 0}, {"data_dim": 4, "latent_dim": 0}, {"data_dim": 4, "hidden": (0,)}):
+            with pytest.raises(pv.InputError, match="at least 1"):
+                pv.variant(name)(**arguments)
+
+
+def test_any_guide_goes_with_any_model_whose_sites_fit():
+    """The same point guide serves the Gaussian and the indexed model, the same Gaussian guide the Bernoulli one."""
+    l2, indexed, vae, point = make("l2_vae"), make("indexed_ic_vae"), make("vae"), make("autoencoder")
+    for model in (l2.model, indexed.model):
+        pair = pv.Pair(model, point.guide, pv.ELBO(beta=0.0))
+        assert torch.isfinite(pair(batch("l2_vae")).total)
+    assert torch.isfinite(pv.Pair(vae.model, l2.guide)(batch("vae")).total)
+
+
+def test_a_pair_of_ones_own():
+    """The README's ten lines, with a likelihood that no variant has."""
+    from pyro.nn import PyroModule
+
+    from pyro_vaes.plates import data_plate
+
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.decoder = torch.nn.Linear(2, D)
+
+        def forward(self, x=None, y=None, *, size=None):
+            with data_plate(x, size):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Laplace(self.decoder(z), 0.1).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Linear(D, 2)
+
+        def forward(self, x=None, y=None, *, size=None):
+            with data_plate(x, size):
+                return pyro.sample("z", dist.Normal(self.encoder(x), 0.1).to_event(1))
+
+    pair = pv.Pair(Model(), Guide())
+    assert pv.fit(pair, batch("l2_vae"), steps=3, progress=False).step == 3
+    assert pv.clean(pair, batch("l2_vae")).mean.shape == (10, D)

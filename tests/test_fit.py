@@ -1,0 +1,305 @@
+"""The loop: resume, interruption, the guard, the data order."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vaes as pv
+from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.fit import CHECKPOINT, METRICS, Plan, _Loop
+
+
+def make(name="ic_vae"):
+    torch.manual_seed(0)
+    return pv.variant(name)(data_dim=8, latent_dim=2, hidden=(6,))
+
+
+def state(pair):
+    return {name: p.detach().clone() for name, p in pair.named_parameters()}
+
+
+def assert_equal(one, other):
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+OPTIONS = {"steps": 23, "batch_size": 7, "progress": False, "log_every": 1, "checkpoint_every": 4}
+
+
+@pytest.mark.parametrize("name", ["ic_vae", "ric_vae", "t_vae", "autoencoder"])
+@pytest.mark.parametrize("stop", [3, 10, 22])
+def test_resume_is_bitwise(name, stop, data, tmp_path):
+    whole = make(name)
+    pv.fit(whole, data, **OPTIONS, out=tmp_path / "whole")
+
+    def interrupt(step):
+        if step == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    history = pv.fit(make(name), data, **OPTIONS, out=tmp_path / "cut", on_step=interrupt)
+    assert (history.step, history.interrupted) == (stop, signal.SIGINT)
+    torch.rand(17)  # what happens in between does not matter
+    resumed = make(name)
+    with torch.no_grad():
+        for parameter in resumed.parameters():
+            parameter.normal_()
+    pv.fit(resumed, data, **OPTIONS, out=tmp_path / "cut", resume=True)
+    assert_equal(state(whole), state(resumed))
+
+    def rows(folder):
+        lines = [json.loads(line) for line in (tmp_path / folder / METRICS).read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in lines]
+
+    assert rows("whole") == rows("cut")
+    one, other = (checkpoint.load(tmp_path / folder / CHECKPOINT) for folder in ("whole", "cut"))
+    assert_equal(*(c[0] for c in (one, other)))
+    assert one[1] == other[1]
+
+
+def test_resume_after_a_hard_kill(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import torch, pyro_vaes as pv
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        x = torch.rand(20, 8, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(0)
+        pair = pv.ic_vae(8, 2, (6,))
+        pv.fit(pair, x, steps=100000, progress=False, out={str(tmp_path / "run")!r}, checkpoint_every=1, batch_size=7)
+        """
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)  # it saves at every step, so the kill falls into a save more often than not
+    process.kill()
+    process.wait()
+    _, values = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    step = values["step"]
+    assert step > 0
+    x = torch.rand(20, 8, generator=torch.Generator().manual_seed(1))
+    plan = {"steps": 100000, "batch_size": 7, "progress": False}
+    whole, resumed = make(), make()
+    stop = {"at": step + 5}
+
+    def interrupt(taken):
+        if taken == stop["at"]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    pv.fit(whole, x, **plan, on_step=interrupt)
+    history = pv.fit(resumed, x, **plan, out=tmp_path / "run", resume=True, on_step=interrupt)
+    assert history.interrupted == signal.SIGTERM
+    assert_equal(state(whole), state(resumed))
+
+
+def test_handlers_are_given_back(data):
+    before = signal.getsignal(signal.SIGINT)
+    pv.fit(make(), data, steps=1, progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_fit_leaves_the_callers_randomness_alone(data):
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    pv.fit(pv.l2_vae(8, 2, (6,)) if False else make_without_rng(), data, steps=3, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def make_without_rng():
+    with torch.random.fork_rng():
+        return make()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"lr": 0.5}, "lr was 0.001, is 0.5"), ({"steps": 24}, "steps was 23"), ({"seed": 1}, "seed was 0, is 1")],
+)
+def test_resume_of_another_plan_is_refused(change, message, data, tmp_path):
+    pv.fit(make(), data, **OPTIONS, out=tmp_path)
+    with pytest.raises(pv.InputError, match=message):
+        pv.fit(make(), data, **{**OPTIONS, **change}, out=tmp_path, resume=True)
+
+
+def test_resume_with_other_data_is_refused(data, tmp_path):
+    pv.fit(make(), data, **OPTIONS, out=tmp_path)
+    with pytest.raises(pv.InputError, match="first rows"):
+        pv.fit(make(), data.flip(0), **OPTIONS, out=tmp_path, resume=True)
+
+
+class Poisoned(torch.nn.Module):
+    """A decoder whose output turns bad at one call: nan forward, or an infinite gradient."""
+
+    def __init__(self, net, at, kind):
+        super().__init__()
+        self.net, self.at, self.kind, self.calls = net, at, kind, 0
+
+    def forward(self, z):
+        out = self.net(z)
+        self.calls += self.training
+        if self.calls == self.at and self.training:
+            # sqrt has an infinite slope at 0 and a finite value.
+            return out * float("nan") if self.kind == "loss" else out + (out - out.detach()).abs().sqrt()
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("loss", "step 4: the loss is nan at site 'x'"), ("gradient", "gradient")]
+)
+def test_the_guard_stops_before_the_step(kind, message, data, tmp_path):
+    pair = make("l2_vae")
+    pair.model.decoder = Poisoned(pair.model.decoder, 5, kind)
+    taken = {}
+    with pytest.raises(pv.Diverged, match=message):
+        pv.fit(
+            pair, data, steps=50, checkpoint_every=2, progress=False, out=tmp_path,
+            on_step=lambda step: taken.update({step: state(pair)}),
+        )  # fmt: skip
+    assert max(taken) == 4
+    assert_equal(taken[4], state(pair))
+    tensors, values = checkpoint.load(tmp_path / CHECKPOINT)
+    assert values["step"] == 4
+    assert all(torch.isfinite(t).all() for name, t in tensors.items() if name.startswith("pair."))
+
+
+def test_every_datum_is_seen_once_per_epoch(data):
+    loop = _Loop(make(), data, Plan(batch_size=7), None)
+    for epoch in range(3):
+        seen = torch.cat([loop._batch(3 * epoch + i) for i in range(3)])
+        assert torch.equal(seen.sort(0).values, data.sort(0).values)
+    first = torch.cat([loop._batch(i) for i in range(3)])
+    second = torch.cat([loop._batch(i) for i in range(3, 6)])
+    assert not torch.equal(first, second)
+
+
+def test_bytes_are_pixels(data):
+    grey = (data * 255).round().to(torch.uint8)
+    one, other = make(), make()
+    pv.fit(one, grey, steps=4, progress=False)
+    pv.fit(other, grey.float() / 255, steps=4, progress=False)
+    assert_equal(state(one), state(other))
+
+
+def test_memory_mapped_data_train(data, tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", data.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
+    one, other = make(), make()
+    pv.fit(one, mapped, steps=4, progress=False)
+    pv.fit(other, data, steps=4, progress=False)
+    assert_equal(state(one), state(other))
+
+
+@pytest.mark.parametrize(
+    "estimator", ["Trace_ELBO", "TraceMeanField_ELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "RenyiELBO"]
+)
+def test_pyros_own_objectives_train(estimator, data):
+    pair = make("l2_vae")
+    options = {"alpha": 0.0, "num_particles": 3} if estimator == "RenyiELBO" else {}
+    pair.objective = pv.Stock(getattr(pyro.infer, estimator)(**options))
+    before = state(pair)
+    pv.fit(pair, data, steps=3, batch_size=7, progress=False)
+    assert not [name for name, value in state(pair).items() if torch.equal(value, before[name])]
+
+
+def test_training_learns():
+    """A plane in eight dimensions: the affine structure is found, whatever the start."""
+    torch.manual_seed(1)
+    x = (0.5 + 0.15 * torch.randn(500, 2) @ torch.randn(2, 8)).clamp(0, 1)
+    pair = pv.gamma_vae(8, 2, (32,))
+    pv.fit(pair, x, steps=1500, lr=3e-3, progress=False)
+    error = (pv.clean(pair, x, draws=2).mean - x).square().mean()
+    assert error < 0.25 * x.var(0).mean()
+
+
+BAD = {
+    "nan": (
+        lambda x: x.clone().index_put_((torch.tensor(3), torch.tensor(5)), torch.tensor(float("nan"))),
+        "row 3, column 5",
+    ),
+    "inf": (lambda x: x.clone().fill_(float("inf")), "row 0, column 0"),
+    "range": (lambda x: x * 3, r"ic_vae models values in \[0, 1\]"),
+    "columns": (lambda x: x[:, :5], "5 entries per datum, but ic_vae was made for 8"),
+    "empty": (lambda x: x[:0], "empty"),
+    "one dimension": (lambda x: x[0], r"shape \(N, d\)"),
+    "images": (lambda x: x.reshape(20, 2, 4), r"shape \(N, d\)"),
+    "integers": (lambda x: x.long(), "dtype torch.int64"),
+    "no tensor": (lambda x: x.numpy(), "ndarray"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_are_refused_before_any_work(case, data, tmp_path):
+    spoil, message = BAD[case]
+    pair = make()
+    before = state(pair)
+    with pytest.raises(pv.InputError, match=message):
+        pv.fit(pair, spoil(data), steps=1, out=tmp_path / "run", progress=False)
+    assert_equal(before, state(pair))
+    assert not (tmp_path / "run").exists()
+
+
+def test_grey_values_are_refused_by_the_bernoulli_likelihood(data):
+    with pytest.raises(pv.InputError, match="0 or 1; binarise"):
+        pv.fit(make("vae"), data, steps=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [{"steps": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"schedule": "linear"}, {"seed": -1},
+     {"checkpoint_every": 0}, {"log_every": 0}, {"resume": True}],
+)  # fmt: skip
+def test_bad_plans_are_refused(plan, data):
+    with pytest.raises(pv.InputError, match=next(iter(plan))):
+        pv.fit(make(), data, progress=False, **plan)
+
+
+def test_warm_start_copies_and_refuses():
+    trained, fresh = make("ic_vae"), make("ric_vae")
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(1.0)
+    pv.warm_start(fresh, trained)
+    assert torch.equal(fresh.model.decoder[0].weight, trained.model.decoder[0].weight)
+    with pytest.raises(pv.InputError, match="needs"):
+        pv.warm_start(pv.ric_vae(8, 3, (6,)), trained)
+
+
+def test_a_latent_that_cannot_be_reparameterised_is_named(data):
+    from pyro.nn import PyroModule
+
+    from pyro_vaes.plates import data_plate
+
+    class Model(PyroModule):
+        def forward(self, x=None, y=None, *, size=None):
+            with data_plate(x, size):
+                k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+                return pyro.sample(
+                    "x", dist.Normal(k.float().unsqueeze(-1).expand(*k.shape, 8), 1.0).to_event(1), obs=x
+                )
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, x=None, y=None, *, size=None):
+            with data_plate(x, size):
+                pyro.sample("k", dist.Categorical(logits=self.logits))
+
+    pair = pv.Pair(Model(), Guide())
+    with pytest.raises(pv.InputError, match="site 'k' cannot be reparameterised"):
+        pair(data)
+    pair.objective = pv.Stock(pyro.infer.TraceGraph_ELBO())
+    assert pv.fit(pair, data, steps=2, progress=False).step == 2
