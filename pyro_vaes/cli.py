@@ -7,11 +7,14 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vaes import commands
+from pyro_vaes.commands import training, using
 from pyro_vaes.errors import InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    name.removeprefix("do_"): function for name, function in vars(commands).items() if name.startswith("do_")
+    name.removeprefix("do_"): function
+    for module in (training, using)
+    for name, function in vars(module).items()
+    if name.startswith("do_")
 }
 # These take the arguments of their target as well.
 WITH_TARGET = ("describe", "fit")
@@ -70,18 +73,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
         return int(code or 0)
     except InputError as error:
-        commands.warn(str(error))
+        _warn(str(error))
         return 2
     except KeyboardInterrupt:
-        commands.warn("stopped")
+        _warn("stopped")
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ArithmeticError as error:
-        commands.warn(f"{error}; the last good checkpoint was kept")
+        _warn(f"{error}; the last good checkpoint was kept")
         return 1
+
+
+def _warn(message: str) -> None:
+    print(f"pyro-vaes: {message}", file=sys.stderr)
 
 
 def _parse(argv: list[str]) -> Namespace:

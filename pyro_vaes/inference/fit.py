@@ -127,6 +127,7 @@ def fit(
     with torch.random.fork_rng(), pyro.validation_enabled(False), Interruption() as wish:
         loop = _Loop(pair.to(x.device).train(), x, plan, Path(out) if out is not None else None)
         loop.start(resume)
+        began = loop.history.step
         bar = tqdm(total=steps, initial=loop.history.step, desc=pair.name, disable=not progress, leave=False)
         with bar, loop:
             while loop.history.step < steps and wish.signal is None:
@@ -137,7 +138,8 @@ def fit(
                 if on_step is not None:
                     on_step(loop.history.step)
             loop.history.interrupted = wish.signal
-            loop.save()
+            if loop.history.step > began:
+                loop.save()
     pair.eval()
     return loop.history
 

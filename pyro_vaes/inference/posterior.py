@@ -86,12 +86,22 @@ def active_units(pair: Pair, x: Tensor) -> int:
     True
     """
     pair.eval()
+    means = []
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        means = [
-            poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512])).nodes["z"]["fn"].mean
-            for start in range(0, len(x), 512)
-        ]
+        for start in range(0, len(x), 512):
+            site: Any = poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512])).nodes["z"]
+            means.append(site["fn"].mean)
     return int((torch.cat(means).var(0) > 0.01).sum())
+
+
+def ordinary_residual(pair: Pair, x: Tensor) -> float:
+    """Give the mean size of a residual that is no outlier: the floor, or the scale, that a result is read with.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> round(ordinary_residual(ic_vae(4, 2, (8,), floor=0.2), torch.rand(3, 4)), 3)
+    0.2
+    """
+    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]))[1] for i in range(0, len(x), 512)]).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, *, batch_size: int = 512, seed: int = 0) -> float:

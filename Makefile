@@ -1,0 +1,35 @@
+# `make demo` and `make test` set everything up themselves, in a fresh clone too.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint type readme clean
+
+demo: .venv/ready
+	$(BIN)/pyro-vaes demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+slow: .venv/ready
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: .venv/ready
+	$(BIN)/mypy
+
+# Writes the tables of the README from results/.
+readme: .venv/ready
+	$(BIN)/python -m pyro_vaes.experiments.readme README.md
+
+# torch and torchvision come in one command, so that pip chooses a pair that fits.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch .venv/ready
+
+clean:
+	rm -rf .venv runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache

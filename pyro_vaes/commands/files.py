@@ -1,0 +1,83 @@
+"""What the commands read and write."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyro_vaes.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_vaes.data import Dataset
+
+
+def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset, Tensor, Tensor | None]":
+    """Give the clean data set, what to train on, and the mask of what we made dirty (None if nothing)."""
+    from pyro_vaes.data import corrupt, load
+    from pyro_vaes.inference.guard import as_batch
+
+    options = {"root": source["root"], "split": source["split"], "limit": source["limit"]}
+    dataset = load(source["source"], **options, download=download)
+    x, mask = dataset.x, None
+    if source["corrupt"] is not None:
+        dirty = corrupt(x, source["corrupt"], shape=dataset.shape, seed=source["seed"])
+        x, mask = dirty.x, dirty.mask
+    if source["binarise"] is not None:
+        x = (as_batch(x) > source["binarise"]).float()
+    return dataset, x, mask
+
+
+def locate_data(data: str) -> str:
+    """Name a file by its full path, so that a run can be resumed from elsewhere."""
+    from pyro_vaes.data import DATASETS
+
+    return str(Path(data).resolve()) if data not in DATASETS and Path(data).exists() else data
+
+
+def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...]) -> Path:
+    path = Path(output)
+    if path.suffix not in suffixes:
+        raise InputError(f"output {output}: it must end in {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise InputError(f"output {output} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"output {output}: there is no folder {path.parent}")
+    if input is not None and Path(input).exists() and (path.resolve() == Path(input).resolve()):
+        raise InputError(f"output {output} would overwrite the input")
+    if input is not None and Path(input).is_dir() and Path(input).resolve() in path.resolve().parents:
+        raise InputError(f"output {output} lies inside the input folder")
+    return path
+
+
+def write_array(path: Path, write: Any) -> None:
+    import io
+
+    from pyro_vaes.inference.checkpoint import write_atomically
+
+    buffer = io.BytesIO()
+    write(buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    from pyro_vaes.evaluation.report import png
+    from pyro_vaes.inference.checkpoint import write_atomically
+
+    write_atomically(path, png(figure))
+    print(f"wrote {path}")
+
+
+def is_image(shape: Any) -> bool:
+    return len(shape) in (2, 3)
+
+
+def device_of(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: this machine has none")
+    return name

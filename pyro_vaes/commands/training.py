@@ -1,0 +1,198 @@
+"""Commands that train: demo, variants, describe, fit, resume, reproduce."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyro_vaes.commands.files import device_of, is_image, locate_data, read_data, write_figure
+from pyro_vaes.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_vaes.data import Dataset
+    from pyro_vaes.inference.run import Run
+    from pyro_vaes.pair import Pair
+
+
+def do_demo(out: str = "runs/demo", scale: str = "quick") -> None:
+    """Clean 1797 dirty digits with nine methods, and show what came out.
+
+    Args:
+        out: folder for the report, the figures, the numbers and the trained t_vae.
+        scale: quick (about two minutes on 2 cores) or paper (five seeds, twice the steps).
+    """
+    from pyro_vaes.experiments.demo import write
+
+    check_scale(scale)
+    write(Path(out), scale)
+
+
+def do_variants() -> None:
+    """List every variant: its p, its q, its objective, its source."""
+    from pyro_vaes.variants import VARIANTS, card
+
+    for name, function in VARIANTS.items():
+        fields = card(function)
+        print(f"{name}\n    p: {fields['p']}\n    q: {fields['q']}")
+        print(f"    objective: {fields['objective']}\n    source: {fields['source']}")
+
+
+def do_describe(target: str, data_dim: int = 64, **arguments: Any) -> None:
+    """Show the sites of a variant or of one's own pair: site | p | q | shape.
+
+    Args:
+        target: a variant, or file.py:function.
+        data_dim: entries per datum.
+    """
+    from pyro_vaes.inference.run import build
+
+    print(build(target, data_dim, arguments).describe())
+
+
+def do_fit(
+    target: str,
+    data: str = "digits",
+    corrupt: str | None = None,
+    out: str | None = None,
+    start: str | None = None,
+    steps: int = 3000,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    schedule: str = "cosine",
+    seed: int = 0,
+    binarise: float | None = None,
+    root: str = "data",
+    split: str = "train",
+    limit: int | None = None,
+    download: bool = False,
+    device: str = "auto",
+    checkpoint_every: int = 500,
+    **arguments: Any,
+) -> int:
+    """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
+
+    Args:
+        target: a variant, or file.py:function.
+        data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder.
+        corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6, gaussian:0.2.
+        out: the run folder, by default runs/TARGET.
+        start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
+        steps: optimiser steps.
+        batch_size: rows per step.
+        lr: Adam's learning rate.
+        schedule: cosine or constant.
+        seed: of the parameters, the corruption, the data order and the noise.
+        binarise: make values above this one 1 and the others 0, for the Bernoulli variant.
+        root: where data sets lie.
+        split: train or test.
+        limit: take this many rows only.
+        download: let torchvision fetch the data set.
+        device: cpu, cuda, or auto.
+        checkpoint_every: steps between checkpoints.
+    """
+    from pyro_vaes.inference.run import Run, build, locate
+
+    source = {
+        "source": locate_data(data), "root": root, "split": split, "limit": limit, "corrupt": corrupt,
+        "binarise": binarise, "seed": seed,
+    }  # fmt: skip
+    plan = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
+    dataset, x, _ = read_data(source, download)
+    pair = build(target, x.shape[1], arguments, seed)
+    config = {
+        "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(dataset.shape),
+        "data": source, "plan": plan, "start": start, "device": device, "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    _first_parameters(pair, start)
+    _check_before(pair, x, plan, checkpoint_every)
+    device_of(device)
+    run = Run.create(out or f"runs/{pair.name}", config)
+    print(pair.describe())
+    return _train(run, pair, x, dataset, resume=False)
+
+
+def do_resume(run: str) -> int:
+    """Go on with an interrupted fit, bit for bit as if it had never stopped (also: fit --resume RUN).
+
+    Args:
+        run: the run folder.
+    """
+    from pyro_vaes.inference.run import Run, build
+
+    folder = Run.open(run)
+    config = folder.config
+    dataset, x, _ = read_data(config["data"])
+    pair = build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"])
+    _first_parameters(pair, config.get("start"))
+    return _train(folder, pair, x, dataset, resume=True)
+
+
+def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
+    """Run an experiment of the papers, and write its numbers and figures.
+
+    Args:
+        name: demo, frey-recovery, floor-sweep or recycling.
+        scale: quick (minutes on 2 cores) or paper (the settings of the paper).
+        out: folder for NAME.SCALE.json and its figures.
+        root: where data sets lie.
+    """
+    from pyro_vaes.experiments import EXPERIMENTS
+
+    check_scale(scale)
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, list(EXPERIMENTS))
+    print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
+
+
+def check_scale(scale: str) -> None:
+    if scale not in ("quick", "paper"):
+        raise unknown("scale", scale, ["quick", "paper"])
+
+
+def _train(run: "Run", pair: "Pair", x: "Tensor", dataset: "Dataset", resume: bool) -> int:
+    from pyro_vaes.evaluation.plots import image_rows, training
+    from pyro_vaes.inference.fit import fit as fit_pair
+    from pyro_vaes.inference.guard import as_batch
+    from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
+
+    config = run.config
+    x = x.to(device_of(config["device"]))
+    history = fit_pair(
+        pair, x, **config["plan"], out=run.path, resume=resume, checkpoint_every=config["checkpoint_every"]
+    )
+    if history.interrupted is not None:
+        print(f"stopped at step {history.step}; go on with: pyro-vaes fit --resume {shlex.quote(str(run.path))}")
+        return 128 + history.interrupted
+    write_figure(run.path / "training.png", training(history.rows, pair.name))
+    if is_image(dataset.shape):
+        batch = as_batch(x[:14])
+        rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch)[0].cpu()}
+        write_figure(run.path / "cleaned.png", image_rows(rows, dataset.shape, title=pair.name))
+    last = history.rows[-max(1, len(history.rows) // 20) :]
+    mean = sum(row["bound"] for row in last) / len(last)
+    print(
+        f"{pair.name}: {history.step} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)"
+    )
+    print(f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512]):.4f} in the units of the data")
+    print(f"wrote {run.path}: config.json, metrics.jsonl, checkpoint.safetensors, training.png")
+    return 0
+
+
+def _check_before(pair: "Pair", x: "Tensor", plan: dict[str, Any], checkpoint_every: int) -> None:
+    """Everything that can be refused is refused before the run folder exists."""
+    from pyro_vaes.inference.fit import Plan
+    from pyro_vaes.inference.guard import check_data
+
+    Plan(**plan)
+    check_data(pair, x)
+    if checkpoint_every < 1:
+        raise InputError(f"checkpoint_every is {checkpoint_every}: it must be at least 1")
+
+
+def _first_parameters(pair: "Pair", start: str | None) -> None:
+    if start is not None:
+        from pyro_vaes.inference.fit import warm_start
+        from pyro_vaes.inference.run import Run
+
+        warm_start(pair, Run.open(start).pair())

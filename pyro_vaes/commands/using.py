@@ -1,0 +1,181 @@
+"""Commands that use a trained run: clean, detect, sample, evaluate."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pyro_vaes.commands.files import is_image, output_path, read_data, write_array, write_figure
+from pyro_vaes.errors import InputError
+
+if TYPE_CHECKING:
+    from pyro_vaes.data import Dataset
+    from pyro_vaes.pair import Pair
+
+
+def do_clean(
+    run: str,
+    input: str,
+    output: str,
+    passes: int | None = None,
+    draws: int = 32,
+    threshold: float = 2.0,
+    root: str = "data",
+) -> None:
+    """Clean data with a trained run.
+
+    Args:
+        run: the run folder.
+        input: a data set by name, a file, or an image folder.
+        output: a .npz file (mean, sd, score, probability, mask), or a .npy file (the cleaned array alone).
+        passes: how often the answer goes in again, by default what the variant says.
+        draws: posterior draws for the standard deviation.
+        threshold: residuals larger than this many ordinary ones are outliers.
+        root: where data sets lie.
+    """
+    import numpy as np
+
+    from pyro_vaes.evaluation.plots import image_rows
+    from pyro_vaes.inference.guard import as_batch
+    from pyro_vaes.inference.posterior import clean as clean_pair
+
+    pair, dataset = _trained_and_data(run, input, root)
+    path = output_path(output, input, run, (".npz", ".npy"))
+    found = clean_pair(pair, dataset.x, passes=passes, draws=draws, threshold=threshold)
+    arrays = {name: value.numpy().reshape(-1, *dataset.shape) for name, value in vars(found).items()}
+    if path.suffix == ".npy":
+        write_array(path, lambda file: np.save(file, arrays["mean"]))
+    else:
+        write_array(path, lambda file: np.savez_compressed(file, **arrays))
+    print(f"{len(dataset.x)} data cleaned; {found.mask.float().mean():.1%} of the entries look like outliers")
+    print(f"wrote {path}" + (f": {', '.join(arrays)}, each {arrays['mean'].shape}" if path.suffix == ".npz" else ""))
+    if is_image(dataset.shape):
+        rows = {"input": as_batch(dataset.x[:14]), "cleaned": found.mean[:14], "P(outlier)": found.probability[:14]}
+        figure = image_rows(rows, dataset.shape, maps=_outlier_map(dataset.shape), title=f"{pair.name}: {input}")
+        write_figure(path.with_suffix(".png"), figure)
+
+
+def do_detect(run: str, input: str, output: str | None = None, inlier: int | None = None, root: str = "data") -> None:
+    """Find the samples that do not belong, without labels.
+
+    Args:
+        run: the run folder.
+        input: a data set by name, a file, or an image folder.
+        output: a .csv file for row, score and outlier (0 or 1).
+        inlier: the label that belongs, where the data have labels; then F1 is printed.
+        root: where data sets lie.
+    """
+    from pyro_vaes.evaluation.detection import detect as detect_pair
+    from pyro_vaes.evaluation.metrics import f1
+    from pyro_vaes.inference.checkpoint import write_atomically
+
+    pair, dataset = _trained_and_data(run, input, root)
+    path = output_path(output, input, run, (".csv",)) if output else None
+    if inlier is not None and dataset.y is None:
+        raise InputError(f"{input} has no labels: leave --inlier out")
+    if inlier is not None and dataset.y is not None and inlier not in dataset.y:
+        raise InputError(f"no datum of {input} has the label {inlier}; labels are {dataset.y.unique().tolist()[:20]}")
+    found = detect_pair(pair, dataset.x)
+    print(
+        f"{int(found.outlier.sum())} of {len(found.outlier)} samples are outliers (score above {found.threshold:.5f})"
+    )
+    worst = found.score.argsort(descending=True)[:10].tolist()
+    print("largest scores: " + ", ".join(f"row {i} ({found.score[i]:.4f})" for i in worst))
+    if inlier is not None and dataset.y is not None:
+        print(f"F1 against the label {inlier}: {f1(found.outlier, dataset.y != inlier):.4f}")
+    if path is not None:
+        lines = [
+            f"{i},{s:.8g},{int(o)}" for i, (s, o) in enumerate(zip(found.score.tolist(), found.outlier, strict=True))
+        ]
+        write_atomically(path, "\n".join(["row,score,outlier", *lines, ""]).encode())
+        print(f"wrote {path}")
+
+
+def do_sample(
+    run: str, output: str | None = None, draws: int = 28, passes: int | None = None, noise: bool = False, seed: int = 0
+) -> None:
+    """Draw new data from a trained run.
+
+    Args:
+        run: the run folder.
+        output: a .npy file, by default samples.npy in the run folder; a picture is written beside it.
+        draws: how many.
+        passes: how often a draw goes through the model again, by default what the variant says.
+        noise: draw outliers too, instead of clean data.
+        seed: of the draws.
+    """
+    import numpy as np
+
+    from pyro_vaes.evaluation.plots import image_rows
+    from pyro_vaes.inference.posterior import sample as sample_pair
+    from pyro_vaes.inference.run import Run
+
+    folder = Run.open(run)
+    path = output_path(output or str(folder.path / "samples.npy"), None, run, (".npy",))
+    pair = folder.pair()
+    x = sample_pair(pair, draws, passes=1 if noise and passes is None else passes, noise=noise, seed=seed)
+    shape = tuple(folder.config["shape"])
+    write_array(path, lambda file: np.save(file, x.numpy().reshape(-1, *shape)))
+    print(f"wrote {path}: {draws} samples of shape {shape}")
+    if is_image(shape):
+        columns = min(14, draws)
+        rows = {str(i * columns + 1): x[i * columns : (i + 1) * columns] for i in range(min(6, draws // columns))}
+        write_figure(path.with_suffix(".png"), image_rows(rows, shape, title=f"{pair.name}: samples"))
+
+
+def do_evaluate(run: str) -> None:
+    """Measure a trained run on the data it was trained on; against the clean data where we made them dirty.
+
+    Args:
+        run: the run folder; evaluation.json is written into it.
+    """
+    from pyro_vaes.evaluation import metrics
+    from pyro_vaes.inference.checkpoint import write_atomically
+    from pyro_vaes.inference.guard import as_batch
+    from pyro_vaes.inference.posterior import active_units, bound, ordinary_residual
+    from pyro_vaes.inference.posterior import clean as clean_pair
+    from pyro_vaes.inference.run import Run
+
+    folder = Run.open(run)
+    pair = folder.pair()
+    dataset, x, mask = read_data(folder.config["data"])
+    found = clean_pair(pair, x)
+    figures: dict[str, Any] = {
+        "bound (nats per datum)": bound(pair, x),
+        "ordinary residual": ordinary_residual(pair, x),
+        "active units": active_units(pair, x),
+        "outlier entries": found.mask.float().mean().item(),
+    }
+    if mask is not None:
+        truth = as_batch(dataset.x)
+        figures["mse of the dirty data"] = metrics.mse(as_batch(x), truth)
+        figures["mse of the cleaned data"] = metrics.mse(found.mean, truth)
+        if 0 < int(mask.sum()) < mask.numel():
+            figures["outlier entries: AUC"] = metrics.cell_auc(found.score, mask)
+            figures["outlier entries: F1"] = metrics.f1(found.mask.flatten(), mask.flatten())
+    path = folder.path / "evaluation.json"
+    content = {**figures, "versions": folder.config.get("versions")}
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    for name, value in figures.items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    print(f"wrote {path}")
+
+
+def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]":
+    from dataclasses import replace
+
+    from pyro_vaes.data import load
+    from pyro_vaes.inference.guard import as_batch, check_data
+    from pyro_vaes.inference.run import Run
+
+    folder = Run.open(run)
+    pair = folder.pair()
+    dataset = load(input, root=root)
+    threshold = folder.config["data"].get("binarise")
+    if threshold is not None:
+        dataset = replace(dataset, x=(as_batch(dataset.x) > threshold).float())
+    check_data(pair, dataset.x)
+    return pair, dataset
+
+
+def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:
+    # A probability per colour channel is itself a colour picture.
+    return {} if len(shape) == 3 else {"P(outlier)": ("inferno", 1.0)}

@@ -1,0 +1,130 @@
+"""The floor plan holds: who imports whom, what stands alone, what every claim rests on."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyro_vaes as pv
+
+PACKAGE = Path(pv.__file__).parent
+ROOT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.startswith("pyro_vaes")}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FORBIDDEN = {
+    "nn": {"models", "guides", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
+    "models": {"guides", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
+    "guides": {"models", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
+    "inference": {"evaluation", "experiments", "cli", "commands"},
+    "evaluation": {"experiments", "cli", "commands"},
+    "experiments": {"cli", "commands"},
+    "data": {"models", "guides", "pair", "variants", "inference", "evaluation", "experiments", "cli", "commands"},
+    "plates": {"models", "guides", "nn", "pair", "variants", "inference"},
+    "distributions": {"models", "guides", "nn", "pair", "variants", "inference"},
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    for name in imports(path):
+        other = name.split(".")[1] if "." in name else ""
+        assert other not in FORBIDDEN.get(room(path), set()), f"{path.name} imports {name}"
+
+
+def test_no_pyro_in_the_networks():
+    for path in (PACKAGE / "nn").glob("*.py"):
+        assert "import pyro\n" not in path.read_text()
+        assert "from pyro" not in path.read_text().replace("from pyro_vaes", "")
+
+
+@pytest.mark.parametrize("folder", ["models", "guides"])
+def test_every_program_is_used_by_a_variant(folder):
+    used = {type(part).__module__ for f in pv.VARIANTS.values() for part in f(data_dim=4).modules()}
+    for path in (PACKAGE / folder).glob("[!_]*.py"):
+        assert f"pyro_vaes.{folder}.{path.stem}" in used, f"no variant uses {path}"
+
+
+@pytest.mark.parametrize("folder", ["models", "guides"])
+def test_program_bodies_are_short(folder):
+    """A body reads as the factorisation: fifteen lines at most."""
+    for path in (PACKAGE / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "forward":
+                assert node.end_lineno - node.lineno <= 15, path
+
+
+def test_import_is_light():
+    heavy = "torchvision arviz matplotlib sklearn scipy"
+    code = "import sys, pyro_vaes; pyro_vaes.fit; pyro_vaes.t_vae\n"
+    code += f"print([m for m in {heavy!r}.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_command_line_starts_without_torch():
+    code = "import sys, pyro_vaes.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_every_public_name_exists_and_has_a_docstring():
+    for name in pv.__all__:
+        thing = getattr(pv, name)
+        assert isinstance(thing, dict) or thing.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pv.nothing  # noqa: B018
+
+
+def test_readme_tables_come_from_the_results():
+    from pyro_vaes.experiments.readme import filled
+
+    text = (ROOT / "README.md").read_text()
+    assert filled(text, ROOT / "results") == text, "run `make readme`"
+    assert text.count("<!-- end -->") >= 4
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """The README's Python blocks, one after the other."""
+    monkeypatch.chdir(tmp_path)
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    namespace: dict = {}
+    for block in blocks:
+        code = block.split("```")[0].replace("steps=3000", "steps=3")
+        exec(compile(code, "README.md", "exec"), namespace)
+    assert len(blocks) >= 2
+
+
+def test_results_name_device_versions_seeds_and_scale():
+    import json
+
+    files = sorted((ROOT / "results").glob("*.json"))
+    assert files
+    for path in files:
+        result = json.loads(path.read_text())
+        assert path.name == f"{result['experiment']}.{result['scale']}.json"
+        assert {"torch", "pyro-ppl", "device"} <= set(result["versions"])
+        assert "seeds" in result or "seeds" in result["settings"]
+
+
+def test_file_sizes():
+    """Small rooms: a file holds one idea."""
+    for path in FILES:
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{path} has {lines} lines"
