@@ -1,0 +1,76 @@
+"""The demo's claim, and the figures it draws."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from pyro_vaes.evaluation import plots
+from pyro_vaes.experiments import demo, frey_recovery
+from pyro_vaes.experiments.training import trained
+
+
+@pytest.mark.slow
+def test_the_robust_variants_beat_robust_pca_and_every_classical_vae(tmp_path):
+    demo.write(tmp_path, "quick")
+    error = json.loads((tmp_path / "results.json").read_text())["mse"]
+    assert {"mean", "pca", "rpca", "autoencoder", "l2_vae", "lc_vae", "ic_vae", "ric_vae", "t_vae"} <= set(error)
+    others = [value for name, value in error.items() if name not in demo.ROBUST]
+    for name in demo.ROBUST:
+        assert error[name] < min(others), name
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_demo_end_to_end_in_small(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo.STEPS, "quick", 3)
+    path = demo.reproduce(tmp_path, "quick", tmp_path)
+    result = json.loads(path.read_text())
+    assert result["scale"] == "quick"
+    assert set(result["floor"]) == {"ic_vae floor", "ric_vae floor", "t_vae scale", "t_vae nu"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        f"demo.quick.{n}" for n in ("json", "rows.png", "bars.png", "outliers.png")
+    }
+    assert demo.table(result).count("\n") == 1 + len(result["mse"])
+
+
+def test_dirty_digits_are_as_the_protocol_says():
+    x, dirty, mask = demo.data(0)
+    assert torch.equal(x[~mask], dirty[~mask])
+    assert abs(mask.float().mean().item() - 0.4) < 0.01
+
+
+def test_frey_cell_on_generated_faces(tmp_path, monkeypatch):
+    import numpy as np
+    import scipy.io
+
+    generator = np.random.default_rng(0)
+    faces = (255 * generator.random((3, 560)).T @ generator.dirichlet(np.ones(3), 40).T).astype(np.uint8)
+    (tmp_path / "frey").mkdir()
+    scipy.io.savemat(tmp_path / "frey/frey_rawface.mat", {"ff": faces}, do_compression=True)
+    monkeypatch.setitem(frey_recovery.SCALES, "quick", {**frey_recovery.SCALES["quick"], "steps": 4, "hidden": [8]})
+    for name in frey_recovery.LABELS:
+        value = frey_recovery.cell(name, frey_recovery.TEST_LEVEL, "quick", str(tmp_path))
+        assert 0 < value["circles"] < 1
+        assert 0 < value["rectangles"] < 1
+        assert value["shown"]["circles"].shape == (10, 560)
+    assert "rectangles" not in frey_recovery.cell("l2_vae", 10, "quick", str(tmp_path))
+
+
+def test_training_of_an_experiment_stops_as_a_whole():
+    import os
+    import signal
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(
+            "l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=50, progress=False,
+            on_step=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 3 else None,
+        )  # fmt: skip
+
+
+def test_labels_of_curves_never_cover_each_other():
+    ends = plots._spread([0.1, 0.1, 0.1001, 0.5], [0.1, 0.5])
+    gaps = sorted(ends)
+    assert all(b - a >= 0.045 * 0.5 - 1e-12 for a, b in pairwise(gaps))
