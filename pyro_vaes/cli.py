@@ -16,6 +16,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     for name, function in vars(module).items()
     if name.startswith("do_")
 }
+DEFAULT = "t_vae"
 # These take the arguments of their target as well.
 WITH_TARGET = ("describe", "fit")
 
@@ -47,14 +48,21 @@ def _target(argv: Sequence[str]) -> Callable[..., Any] | None:
 
 
 def rewrite(argv: Sequence[str]) -> list[str]:
-    """Let ``fit ... --resume`` mean ``resume RUN``, with the run named by ``--resume RUN`` or ``--out RUN``.
+    """Let ``fit ... --resume`` mean ``resume RUN``, and ``fit`` without a target train the variant that tunes itself.
+
+    The run is named by ``--resume RUN`` or ``--out RUN``.
 
     >>> rewrite(["fit", "--resume", "runs/x"]), rewrite(["fit", "t_vae", "--out=runs/x", "--resume"])
     (['resume', 'runs/x'], ['resume', 'runs/x'])
+    >>> rewrite(["fit", "--data", "faces.npy"])
+    ['fit', 't_vae', '--data', 'faces.npy']
     """
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if not words or words[0] != "fit" or "--resume" not in words:
+    if not words or words[0] != "fit":
         return list(argv)
+    if "--resume" not in words:
+        has_target = len(words) > 1 and (not words[1].startswith("-") or words[1] in ("-h", "--help"))
+        return list(argv) if has_target else ["fit", DEFAULT, *argv[1:]]
     for option in ("--resume", "--out"):
         following = words[words.index(option) + 1 :][:1] if option in words else []
         if following and not following[0].startswith("-"):

@@ -91,6 +91,11 @@ def test_sample_and_evaluate(run, here, capsys):
     assert json.loads((run / "evaluation.json").read_text())["active units"] >= 0
 
 
+def test_fit_without_a_target_trains_the_variant_that_tunes_itself(here):
+    assert main(["fit", "--steps", "2", "--hidden", "[5]"]) == 0
+    assert json.loads((here / "runs/t_vae/config.json").read_text())["target"] == "t_vae"
+
+
 def test_variants_and_describe(capsys):
     assert main(["variants"]) == 0
     assert set(pv.VARIANTS) <= set(capsys.readouterr().out.split())
@@ -208,7 +213,7 @@ def prepare(here, run):
 
 CASES = {
     "fit t_vea": "did you mean 't_vae'",
-    "fit": "target",
+    "fit --latnt_dim 3": "latnt_dim",
     "fit t_vae --data digit": "did you mean 'digits'",
     "fit t_vae --data nan.npy": "row 2, column 7",
     "fit t_vae --data large.npy": "[0, 1]",
