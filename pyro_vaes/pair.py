@@ -113,20 +113,8 @@ class Pair(nn.Module):
             x = drawn.pop("x")["value"]
             if x.dim() != 2 or len(x) != 2:
                 raise InputError(f"model(size=2) draws x of shape {tuple(x.shape)}: it must be (2, d)")
-            guessed = _sites(self.guide, x)
-            for name, site in drawn.items():
-                if site["is_observed"]:  # deterministic sites and factors
-                    continue
-                if name not in guessed:
-                    raise InputError(f"guide lacks site {name!r} of shape {_shape(site)}, which the model samples")
-                if site["value"].shape != guessed[name]["value"].shape:
-                    raise InputError(
-                        f"site {name!r} has shape {tuple(site['value'].shape)} in the model but "
-                        f"{tuple(guessed[name]['value'].shape)} in the guide"
-                    )
-            extra = sorted(set(guessed) - set(drawn))
-            if extra:
-                raise InputError(f"guide samples {extra}, which the model lacks; it has {sorted(drawn)}")
+            _check_observation(_sites(self.model, x)["x"])
+            _check_sites(drawn, _sites(self.guide, x))
         return x.shape[-1]
 
 
@@ -155,6 +143,31 @@ class _Representative(Messenger):
         except (NotImplementedError, ValueError):
             msg["value"] = msg["fn"].mean
         msg["done"] = True
+
+
+def _check_observation(x: dict) -> None:
+    if not x["is_observed"]:
+        raise InputError("model(x) draws the site 'x' anew: pass obs=x")
+    batch = tuple(x["fn"].batch_shape)
+    if batch != (2,):
+        raise InputError(
+            f"site 'x' has batch shape {batch} for 2 data: it must be (2,), so end its vector in .to_event(1)"
+        )
+
+
+def _check_sites(drawn: dict[str, dict], guessed: dict[str, dict]) -> None:
+    """Compare the latent sites of the model with those of the guide."""
+    for name, site in drawn.items():
+        if site["is_observed"]:  # deterministic sites and factors
+            continue
+        if name not in guessed:
+            raise InputError(f"guide lacks site {name!r} of shape {_shape(site)}, which the model samples")
+        ours, theirs = tuple(site["value"].shape), tuple(guessed[name]["value"].shape)
+        if ours != theirs:
+            raise InputError(f"site {name!r} has shape {ours} in the model but {theirs} in the guide")
+    extra = sorted(set(guessed) - set(drawn))
+    if extra:
+        raise InputError(f"guide samples {extra}, which the model lacks; it has {sorted(drawn)}")
 
 
 def _check_names(model: nn.Module, guide: nn.Module) -> None:

@@ -66,6 +66,27 @@ def test_observation_must_be_called_x():
         pv.Pair(model, guide(lambda self, x: None))
 
 
+def test_vectors_must_end_in_to_event():
+    def body(self, x):
+        z = pyro.sample("z", normal(2))
+        with pyro.plate("pixels", 4, dim=-2):
+            return pyro.sample("x", dist.Normal(self.net(z).T, 1.0), obs=x)
+
+    def flat(self, x):
+        z = pyro.sample("z", normal(2))
+        return pyro.sample("x", dist.Normal(self.net(z).sum(-1), 1.0), obs=x)
+
+    for wrong in (body, flat):
+        with pytest.raises(pv.InputError, match=r"x of shape|to_event"):
+            pv.Pair(Program(wrong, net=torch.nn.Linear(2, 4)), guide(lambda self, x: None))
+
+
+def test_a_model_that_does_not_observe_is_refused():
+    model = Program(lambda self, x: pyro.sample("x", normal(4)))
+    with pytest.raises(pv.InputError, match="obs=x"):
+        pv.Pair(model, guide(lambda self, x: None))
+
+
 def test_bound_methods_are_refused():
     pair = pv.l2_vae(4)
     with pytest.raises(pv.InputError, match="modules"):

@@ -68,16 +68,11 @@ def _figure(result: dict[str, Any], scale: str) -> Figure:
     ax = figure.subplots()
     ax.plot(FLOORS, [values[floor] for floor in FLOORS], marker="o", color=NEUTRAL)
     ax.set_xscale("log")
-    for name, label, colour in (("learned", "iC-VAE, floor learned", ROBUST), ("t_vae", "t-VAE, no floor", "#2a9d8f")):
+    lines = (("learned", "iC-VAE, floor learned", ROBUST, 4), ("t_vae", "t-VAE, no floor", "#2a9d8f", -11))
+    for name, label, colour, offset in lines:
         ax.axhline(values[name], color=colour, linewidth=1.2)
-        ax.annotate(
-            f"{label}: {values[name]:.4f}",
-            (0.001, values[name]),
-            (0, 3),
-            textcoords="offset points",
-            fontsize=8,
-            color=colour,
-        )
+        text, at = f"{label}: {values[name]:.4f}", (FLOORS[0], values[name])
+        ax.annotate(text, at, (0, offset), textcoords="offset points", fontsize=8, color=colour)
     ax.annotate(
         "iC-VAE, floor fixed",
         (FLOORS[2], values[FLOORS[2]]),
