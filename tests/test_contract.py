@@ -9,7 +9,7 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_E
 
 import pyro_vaes as pv
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.fit import _state, load_state
+from pyro_vaes.inference.fit import load_state, state
 
 D = 8
 # Latent sites of each variant, besides z.
@@ -69,7 +69,7 @@ class TestVariant:
             for parameter in other.parameters():
                 parameter.add_(1.0)
         path = tmp_path / "c.safetensors"
-        checkpoint.save(path, {f"pair.{n}": t for n, t in _state(pair).items()}, {})
+        checkpoint.save(path, {f"pair.{n}": t for n, t in state(pair).items()}, {})
         load_state(other, checkpoint.load(path)[0], path)
         torch.manual_seed(4)
         before = pair(batch(name)).total

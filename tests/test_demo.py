@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from pyro_vaes.cli import main
 from pyro_vaes.evaluation import plots
 from pyro_vaes.experiments import demo, frey_recovery
 from pyro_vaes.experiments.training import trained
@@ -26,13 +27,16 @@ def test_the_robust_variants_beat_robust_pca_and_every_classical_vae(tmp_path):
 
 def test_the_demo_end_to_end_in_small(tmp_path, monkeypatch):
     monkeypatch.setitem(demo.STEPS, "quick", 3)
-    path = demo.reproduce(tmp_path, "quick", tmp_path)
+    demo.write(tmp_path / "demo")
+    assert main(["clean", str(tmp_path / "demo/t_vae"), "digits", str(tmp_path / "demo/o.npz")]) == 0
+    assert (tmp_path / "demo/report.html").read_text().count("data:image/png;base64,") == 3
+    results = tmp_path / "results"
+    path = demo.reproduce(results, "quick", tmp_path)
     result = json.loads(path.read_text())
     assert result["scale"] == "quick"
     assert set(result["floor"]) == {"ic_vae floor", "ric_vae floor", "t_vae scale", "t_vae nu"}
-    assert {p.name for p in tmp_path.iterdir()} == {
-        f"demo.quick.{n}" for n in ("json", "rows.png", "bars.png", "outliers.png")
-    }
+    found = {p.name for p in results.iterdir()}
+    assert found == {f"demo.quick.{n}" for n in ("json", "rows.png", "bars.png", "outliers.png")}
     assert demo.table(result).count("\n") == 1 + len(result["mse"])
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from pyro_vaes.evaluation.metrics import mse
 from pyro_vaes.evaluation.plots import NEUTRAL, ROBUST
@@ -33,11 +32,8 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figure."""
     began = time.monotonic()
     cells = [(setting, seed, SCALES[scale]["steps"]) for setting in SETTINGS for seed in SCALES[scale]["seeds"]]
-    found = {}
-    with tqdm(total=len(cells), desc=NAME, unit="model") as bar:
-        for (setting, seed, _), value in side_by_side(cell, cells):
-            found[setting, seed] = value
-            bar.update()
+    computed = side_by_side(cell, cells, desc=NAME, steps=len(cells) * SCALES[scale]["steps"])
+    found = {(setting, seed): value for (setting, seed, _), value in computed.items()}
     keys, seeds = ("mse", "active units", "ordinary residual"), SCALES[scale]["seeds"]
     rows = [{"floor": s, **{key: [found[s, seed][key] for seed in seeds] for key in keys}} for s in SETTINGS]
     result = {
@@ -54,7 +50,7 @@ def cell(setting: float | str, seed: int, steps: int) -> dict[str, float]:
     x, dirty, _ = demo.data(seed)
     name = "t_vae" if setting == "t_vae" else "ic_vae"
     arguments = {"floor": setting} if isinstance(setting, float) else {}
-    pair = trained(name, dirty, arguments=arguments, seed=seed, steps=steps, progress=False)
+    pair = trained(name, dirty, arguments=arguments, seed=seed, steps=steps)
     return {
         "mse": mse(clean(pair, dirty, draws=2).mean, x),
         "active units": active_units(pair, dirty),

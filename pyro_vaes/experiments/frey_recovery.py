@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vaes.data import Corrupted, Dataset, corrupt, load
 from pyro_vaes.evaluation.baselines import rpca_clean
@@ -53,12 +52,8 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     cells = [
         (name, level, scale, str(root)) for name in LABELS for level in sorted(LEVELS, key=lambda l: l != TEST_LEVEL)
     ]
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    with tqdm(total=len(cells), desc=NAME, unit="model") as bar:
-        for (name, level, *_), value in side_by_side(cell, cells):
-            found[name, level] = value
-            bar.set_postfix_str(f"{LABELS[name]} at {level} %")
-            bar.update()
+    computed = side_by_side(cell, cells, desc=NAME, steps=(len(LABELS) - 1) * len(LEVELS) * SCALES[scale]["steps"])
+    found = {(name, level): value for (name, level, *_), value in computed.items()}
     result = {
         "settings": {**SCALES[scale], "latent_dim": 10, "batch_size": 100, "seeds": [0]},
         "seconds": round(time.monotonic() - began, 1),
@@ -98,7 +93,7 @@ def columns(dirty: Corrupted) -> Tensor:
 def _train(name: str, dirty: Tensor, settings: dict[str, Any]) -> Pair:
     plan = {
         "arguments": {"latent_dim": 10, "hidden": settings["hidden"]},
-        "schedule": settings["schedule"], "batch_size": 100, "progress": False,
+        "schedule": settings["schedule"], "batch_size": 100,
     }  # fmt: skip
     steps, lr = settings["steps"], settings["lr"]
     if name not in BASES:

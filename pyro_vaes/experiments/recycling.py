@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from pyro_vaes.evaluation.metrics import mse
 from pyro_vaes.evaluation.plots import NEUTRAL
@@ -44,11 +43,9 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figure."""
     began = time.monotonic()
     cells = [(way, seed, SCALES[scale]["steps"]) for way in reversed(WAYS) for seed in SCALES[scale]["seeds"]]
-    found = {}
-    with tqdm(total=len(cells), desc=NAME, unit="model") as bar:
-        for (way, seed, _), value in side_by_side(cell, cells):
-            found[way, seed] = value
-            bar.update()
+    runs = len(SCALES[scale]["seeds"]) * sum(2 if how["warm"] else 1 for how in WAYS.values())
+    computed = side_by_side(cell, cells, desc=NAME, steps=runs * SCALES[scale]["steps"])
+    found = {(way, seed): value for (way, seed, _), value in computed.items()}
     seeds = SCALES[scale]["seeds"]
     rows = [
         {
@@ -70,7 +67,7 @@ def cell(way: str, seed: int, steps: int) -> dict[str, Any]:
     """Train in one way from one seed."""
     x, dirty, _ = demo.data(seed)
     how = WAYS[way]
-    plan: dict[str, Any] = {"seed": seed, "steps": steps, "progress": False}
+    plan: dict[str, Any] = {"seed": seed, "steps": steps}
     start = trained("ic_vae", dirty, arguments={}, **plan) if how["warm"] else None
     arguments = {"passes": how["N"], "recycle_grad": how.get("recycle_grad", False)}
     pair = trained("ric_vae", dirty, start=start, arguments=arguments, lr=how["lr"], **plan)

@@ -2,16 +2,20 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_vaes.inference.fit import fit, warm_start
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
+
+# Counts the steps of all processes for the one progress bar; None where nobody looks.
+_ticks: Any = None
 
 
 def trained(
@@ -22,35 +26,65 @@ def trained(
     Args:
         name: of the variant. x: (N, d). arguments: of the variant. plan: arguments of ``fit``.
 
-    >>> trained("l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=2, progress=False).name
+    >>> trained("l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=2).name
     'l2_vae'
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        pair = variant(name)(data_dim=x.shape[1], **arguments)
+    pair = untrained(name, x.shape[1], arguments, seed)
     if start is not None:
         warm_start(pair, start)
+    plan = {"progress": False, "on_step": _tick, **plan}
     if fit(pair, x, seed=seed, **plan).interrupted is not None:
         # One training ended early must not let the experiment go on with a half-trained pair.
         raise KeyboardInterrupt
     return pair
 
 
+def untrained(name: str, data_dim: int, arguments: dict[str, Any], seed: int) -> Pair:
+    """Build a variant from its seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return variant(name)(data_dim=data_dim, **arguments)
+
+
 def side_by_side(
-    cell: Callable[..., Any], settings: Sequence[tuple[Any, ...]]
-) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Compute ``cell(*setting)`` for every setting, one process per core, and give each as it is done.
+    cell: Callable[..., Any], settings: Sequence[tuple[Any, ...]], *, desc: str, steps: int
+) -> dict[tuple[Any, ...], Any]:
+    """Compute ``cell(*setting)`` for every setting, one process per core, behind one bar that counts training steps.
 
     Networks as small as these gain little from a second thread and much from a second process. ``cell`` must be a
     function of a module, and what it takes and gives must be plain values or arrays.
+
+    Args:
+        steps: of all settings together, for the bar.
     """
     # Spawned, not forked: a forked copy of torch's threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    ticks = context.Value("q", 0)
+    with (
+        tqdm(total=steps, desc=desc, unit="step") as bar,
+        ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks,)) as pool,
+    ):
         futures = {pool.submit(cell, *setting): setting for setting in settings}
+        pending = set(futures)
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                bar.update(ticks.value - bar.n)
+                for future in done:
+                    future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    return {setting: future.result() for future, setting in futures.items()}
+
+
+def _begin(ticks: Any) -> None:
+    global _ticks
+    _ticks = ticks
+    torch.set_num_threads(1)
+
+
+def _tick(_: int) -> None:
+    if _ticks is not None:
+        with _ticks.get_lock():
+            _ticks.value += 1

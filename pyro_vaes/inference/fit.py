@@ -194,9 +194,9 @@ class _Loop:
     def save(self) -> None:
         if self.out is None:
             return
-        tensors = {f"pair.{name}": tensor for name, tensor in _state(self.pair).items()}
-        for i, state in self.adam.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{key}": value for key, value in state.items()}
+        tensors = {f"pair.{name}": tensor for name, tensor in state(self.pair).items()}
+        for i, moments in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{key}": value for key, value in moments.items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if self.x.is_cuda:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.x.device)
@@ -212,12 +212,12 @@ class _Loop:
                 was = values.get("identity", {}).get(key)
                 raise InputError(f"{path} belongs to another run: {key} was {was!r}, is {value!r}")
         load_state(self.pair, tensors, path)
-        state: dict[int, dict[str, Tensor]] = {}
+        adam: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("adam."):
                 _, i, key = name.split(".")
-                state.setdefault(int(i), {})[key] = tensor
-        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})
+                adam.setdefault(int(i), {})[key] = tensor
+        self.adam.load_state_dict({"state": adam, "param_groups": self.adam.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["random.cpu"])
         if self.x.is_cuda and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.x.device)
@@ -248,7 +248,7 @@ class _Loop:
             self.metrics.write(json.dumps(row) + "\n")
 
     def _identity(self) -> dict[str, Any]:
-        shapes = {name: list(tensor.shape) for name, tensor in _state(self.pair).items()}
+        shapes = {name: list(tensor.shape) for name, tensor in state(self.pair).items()}
         return {
             **asdict(self.plan),
             "objective": repr(self.pair.objective),
@@ -265,7 +265,7 @@ def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None
         InputError: if a tensor is missing or has another shape.
     """
     with torch.no_grad():
-        for name, target in _state(pair).items():
+        for name, target in state(pair).items():
             source = tensors.get(f"pair.{name}")
             if source is None or source.shape != target.shape:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
@@ -282,10 +282,16 @@ def warm_start(pair: Pair, other: Pair) -> None:
     >>> from pyro_vaes.variants import ic_vae, ric_vae
     >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
     """
-    load_state(pair, {f"pair.{name}": tensor for name, tensor in _state(other).items()}, other.name)
+    load_state(pair, {f"pair.{name}": tensor for name, tensor in state(other).items()}, other.name)
 
 
-def _state(pair: Pair) -> dict[str, Tensor]:
+def state(pair: Pair) -> dict[str, Tensor]:
+    """Give every parameter and buffer of a pair by name, each once.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> [name for name in state(ic_vae(4, 2, ())) if "decoder" in name]
+    ['model.decoder.0.weight', 'model.decoder.0.bias']
+    """
     # named_parameters, unlike state_dict, names a network that model and guide share only once.
     return dict(pair.named_parameters()) | dict(pair.named_buffers())
 

@@ -40,14 +40,14 @@ class Run:
     config: dict[str, Any]
 
     @classmethod
-    def create(cls, path: str | Path, config: dict[str, Any]) -> "Run":
-        """Make the folder and write its config; the folder must not hold another run.
+    def create(cls, path: str | Path, config: dict[str, Any], replace: bool = False) -> "Run":
+        """Make the folder and write its config; the folder must not hold another run, unless that may be replaced.
 
         Raises:
             InputError: if the path is a file, or already holds a run.
         """
         path = Path(path)
-        if (path / CONFIG).exists():
+        if (path / CONFIG).exists() and not replace:
             raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
