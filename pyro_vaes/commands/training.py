@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def do_demo(out: str = "runs/demo", scale: str = "quick") -> None:
-    """Clean 1797 dirty digits with nine methods, and show what came out.
+    """Clean 1797 dirty digits with ten methods, and show what came out.
 
     Args:
         out: folder for the report, the figures, the numbers and the trained t_vae.

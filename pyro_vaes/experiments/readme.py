@@ -32,7 +32,7 @@ def variants_table() -> str:
     """All variants as a Markdown table: p | q | objective | source."""
     # A bar ends a cell in Markdown.
     cells = [[f"`{name}`", *card(f).values()] for name, f in VARIANTS.items()]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    rows = ["| " + " | ".join(cell.replace("|", "\\|").replace("``", "`") for cell in row) + " |" for row in cells]
     return "\n".join(["| variant | p | q | objective | source |", "|---|---|---|---|---|", *rows])
 
 
