@@ -19,8 +19,9 @@ FORMAT = "pyro-vaes checkpoint 1"
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file so that at any moment either the old one or the new one is there, whole.
 
-    >>> write_atomically("/tmp/pyro_vaes_example.txt", b"whole")
-    >>> Path("/tmp/pyro_vaes_example.txt").read_text()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(f"{folder}/a.txt", b"whole")
+    ...     Path(folder, "a.txt").read_text()
     'whole'
     """
     path = Path(path)
@@ -42,8 +43,9 @@ def save(path: str | Path, tensors: dict[str, Tensor], values: dict[str, Any]) -
     """Write tensors and plain (JSON) values into one safetensors file, atomically.
 
     >>> import torch
-    >>> save("/tmp/pyro_vaes_example.safetensors", {"a": torch.ones(2)}, {"step": 3})
-    >>> load("/tmp/pyro_vaes_example.safetensors")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/c", {"a": torch.ones(2)}, {"step": 3})
+    ...     load(f"{folder}/c")
     ({'a': tensor([1., 1.])}, {'step': 3})
     """
     # safetensors refuses tensors that share memory; a copy of each is small beside a wrong file.
