@@ -33,7 +33,10 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         sub.add_function_arguments(command, as_positional=True, as_group=False)
         target = _target(argv) if name in WITH_TARGET and argv and argv[0] == name else None
         if target is not None:
-            sub.add_function_arguments(target, skip={"data_dim"}, as_group=False)
+            try:
+                sub.add_function_arguments(target, skip={"data_dim"}, as_group=False)
+            except ValueError as error:
+                raise InputError(f"{argv[1]}: its arguments cannot become options: {error}") from None
         subcommands.add_subcommand(name, sub, help=summary)
     return top
 
@@ -91,12 +94,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ArithmeticError as error:
-        _warn(f"{error}; the last good checkpoint was kept")
+        _warn(str(error))
         return 1
+    except OSError as error:
+        _warn(f"{error.filename or 'output'}: {error.strerror or error}")
+        return 2
 
 
 def _warn(message: str) -> None:
-    print(f"pyro-vaes: {message}", file=sys.stderr)
+    print(f"pyro-vaes: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _parse(argv: list[str]) -> Namespace:

@@ -25,3 +25,44 @@ def unknown(kind: str, name: str, known: "list[str] | tuple[str, ...]") -> Input
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+
+
+def whole(name: str, value: object, low: int = 1, high: int = 2**31 - 1) -> int:
+    """Give back a whole number in [low, high], or refuse it.
+
+    >>> whole("steps", 2.5)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: steps is 2.5: it must be a whole number of at least 1
+    """
+    # True is an int in Python, and never what a count was meant to be.
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        most = f" and at most {high}" if isinstance(value, int) and value > high else ""
+        raise InputError(f"{name} is {value!r}: it must be a whole number of at least {low}{most}")
+    return value
+
+
+def number(name: str, value: object, low: float = 0.0, *, open_low: bool = False) -> float:
+    """Give back a finite number of at least ``low`` (above it where ``open_low``), or refuse it.
+
+    >>> number("beta", float("nan"))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: beta is nan: it must be finite and at least 0
+    """
+    import math
+
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not (value > low if open_low else value >= low):  # type: ignore
+        raise InputError(f"{name} is {value!r}: it must be finite and {'above' if open_low else 'at least'} {low:g}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def first_line(error: BaseException) -> str:
+    """Name an error in one line, for a message of ours.
+
+    >>> first_line(ValueError("one; the rest"))
+    'ValueError: one; the rest'
+    """
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[0]}"

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, first_line, whole
 from pyro_vaes.inference.objective import ELBO, Loss, Objective
 
 
@@ -51,8 +51,9 @@ class Pair(nn.Module):
         name: str = "pair",
     ):
         super().__init__()
-        if passes < 1:
-            raise InputError(f"passes is {passes}: it must be at least 1")
+        whole("passes", passes)
+        if objective is not None and not callable(objective):
+            raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
         self.model, self.guide, self.name, self.passes, self.range = model, guide, name, passes, range
@@ -71,7 +72,7 @@ class Pair(nn.Module):
         Args:
             x: a batch (B, d); by default ``size`` draws of the model itself.
         """
-        with _aside(self), torch.no_grad():
+        with aside(self), torch.no_grad():
             if x is None:
                 x = _sites(self.model, size=size)["x"]["value"]
             q = poutine.trace(self.guide).get_trace(x)
@@ -106,7 +107,7 @@ class Pair(nn.Module):
 
     def _check(self) -> int:
         _check_names(self.model, self.guide)
-        with _aside(self), torch.no_grad():
+        with aside(self), torch.no_grad():
             drawn = _sites(self.model, size=2)
             if "x" not in drawn:
                 raise InputError(f"the model has no site 'x', only {sorted(drawn)}: the observation is called 'x'")
@@ -119,7 +120,7 @@ class Pair(nn.Module):
 
 
 @contextmanager
-def _aside(pair: nn.Module) -> Iterator[None]:
+def aside(pair: nn.Module) -> Iterator[None]:
     """Run something that leaves random state, running statistics and parameter store as they were."""
     modes = {m: m.training for m in pair.modules()}
     # The pair is in eval mode here, so that batch norm leaves its buffers alone.
@@ -165,6 +166,8 @@ def _check_sites(drawn: dict[str, dict], guessed: dict[str, dict]) -> None:
         ours, theirs = tuple(site["value"].shape), tuple(guessed[name]["value"].shape)
         if ours != theirs:
             raise InputError(f"site {name!r} has shape {ours} in the model but {theirs} in the guide")
+        if not site["fn"].support.check(guessed[name]["value"]).all():
+            raise InputError(f"guide draws {name!r} outside of the support of the model's {_family(site)}")
     extra = sorted(set(guessed) - set(drawn))
     if extra:
         raise InputError(f"guide samples {extra}, which the model lacks; it has {sorted(drawn)}")
@@ -179,8 +182,13 @@ def _check_names(model: nn.Module, guide: nn.Module) -> None:
 
 
 def _sites(program, *args, **kwargs) -> dict[str, dict]:
-    with _Representative():
-        trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    try:
+        with _Representative():
+            trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{type(program).__name__} cannot run: {first_line(error)}") from error
     return {name: dict(site) for name, site in trace.nodes.items() if site["type"] == "sample"}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import pyro.distributions as dist
 from torch import nn
 
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, number, unknown, whole
 from pyro_vaes.guides.amortised import AmortisedDelta, AmortisedNormal
 from pyro_vaes.guides.outlier import OutlierDelta
 from pyro_vaes.guides.precision import ConjugatePrecision
@@ -211,17 +211,21 @@ def ric_vae(
     passes: int = 2,
     test_passes: int = 2,
     recycle_grad: bool = False,
+    beta: float = 1.0,
 ) -> Pair:
     """p, q: those of ``indexed_ic_vae`` | ELBO summed over N recycled passes, M passes at test time |
     S0 IV Eq. 21-22.
 
-    ``passes`` is N, ``test_passes`` is M. Start it from a trained ``ic_vae`` (see ``fit(..., start=...)``): recycling
-    from scratch tends to collapse.
+    ``passes`` is N, ``test_passes`` is M. Recycling from scratch collapses: start from a trained ``ic_vae`` (see
+    :func:`~pyro_vaes.inference.fit.warm_start`), and for N > 2 lower ``beta`` to 1/N, because the KL term counts N
+    times while recycled data say less and less.
 
     >>> ric_vae(data_dim=4).objective
     Recycled(ELBO(), passes=2)
     """
-    return _recycled(indexed_ic_vae(data_dim, latent_dim, hidden, floor), "ric_vae", passes, test_passes, recycle_grad)
+    return _recycled(
+        indexed_ic_vae(data_dim, latent_dim, hidden, floor, beta=beta), "ric_vae", passes, test_passes, recycle_grad
+    )
 
 
 def r_l2_vae(
@@ -286,9 +290,7 @@ def induced_ae(
     ELBO()
     """
     _check(data_dim, latent_dim, hidden)
-    if l1 < 0:
-        raise InputError(f"l1 is {l1}: it must not be negative")
-    prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if l1 else StandardPrior(latent_dim)
+    prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if number("l1", l1) > 1e-6 else StandardPrior(latent_dim)
     model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), _floor(floor, 1.0, data_dim))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
     return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), range=PIXELS, name="induced_ae")
@@ -311,8 +313,8 @@ def variant(name: str) -> Callable[..., Pair]:
         ...
     pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, gaussian_vae, ...
     """
-    if name not in VARIANTS:
-        raise unknown("variant", name, list(VARIANTS))
+    if not isinstance(name, str) or name not in VARIANTS:
+        raise unknown("variant", str(name), list(VARIANTS))
     return VARIANTS[name]
 
 
@@ -339,6 +341,8 @@ def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad
 
 
 def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
+    if width != float("inf"):
+        number("width", width, open_low=True)
     if floor is not None:
         return FixedScale(floor)
     if width == float("inf"):
@@ -347,11 +351,8 @@ def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
 
 
 def _check(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
-    sizes = {
-        "data_dim": data_dim,
-        "latent_dim": latent_dim,
-        **{f"hidden[{i}]": h for i, h in enumerate(hidden)},
-    }
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise InputError(f"hidden is {hidden!r}: it must be a list of widths")
+    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
     for name, size in sizes.items():
-        if not (isinstance(size, int) and size >= 1):
-            raise InputError(f"{name} is {size!r}: it must be a whole number of at least 1")
+        whole(name, size, high=10**6)

@@ -60,7 +60,7 @@ def test_clean_writes_everything(run, here, capsys):
     assert all(found[name].shape == (1797, 8, 8) for name in found)
     expected = pv.clean(pv.Run.open(run).pair(), pv.load("digits").x, draws=3)
     assert np.allclose(found["mean"].reshape(1797, -1), expected.mean.numpy())
-    assert (here / "out.png").exists()
+    assert (here / "out.npz.png").exists()
     assert "1797 data cleaned" in capsys.readouterr().out
 
 
@@ -209,6 +209,33 @@ def prepare(here, run):
     (here / "hostile/checkpoint.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'touch owned'\ntR.")
     (here / "mine.py").write_text(MINE)
     (here / "syntax.py").write_text("def f(:\n")
+    (here / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    (here / "raises.py").write_text("def f(data_dim: int):\n    raise RuntimeError('one\\ntwo')\n")
+    (here / "clash.py").write_text("def f(data_dim: int, steps: int = 5):\n    return None\n")
+    (here / "full").mkdir()
+    (here / "full/metrics.jsonl").write_text("mine")
+    os.mkfifo(here / "fifo.npy")
+    config = json.loads((run / "config.json").read_text())
+    for name, change in EDITS.items():
+        (here / name).mkdir()
+        edited = json.loads(json.dumps(config))
+        change(edited)
+        (here / name / "config.json").write_text(json.dumps(edited))
+        (here / name / "checkpoint.safetensors").write_bytes((run / "checkpoint.safetensors").read_bytes())
+
+
+EDITS = {
+    "no_plan": lambda c: c.pop("plan"),
+    "plan_list": lambda c: c.update(plan=[]),
+    "lr_text": lambda c: c["plan"].update(lr="x"),
+    "hidden_5": lambda c: c["arguments"].update(hidden=5),
+    "argument": lambda c: c["arguments"].update(nothing=5),
+    "target_5": lambda c: c.update(target=5),
+    "source_5": lambda c: c["data"].update(source=5),
+    "limit_text": lambda c: c["data"].update(limit="x"),
+    "shape_7": lambda c: c.update(shape=[7]),
+    "other_steps": lambda c: c["plan"].update(steps=31),
+}
 
 
 CASES = {
@@ -243,6 +270,31 @@ CASES = {
     "fit mine.py:no_pair": "must give a Pair",
     "fit none.py:f": "no file none.py",
     "fit syntax.py:f": "SyntaxError",
+    "fit exits.py:f": "SystemExit",
+    "fit raises.py:f": "RuntimeError: one",
+    "fit clash.py:f": "steps",
+    "fit t_vae --out full": "other files",
+    "fit t_vae --data fifo.npy": "neither a file",
+    "fit t_vae --out good.npy/sub": "good.npy",
+    "fit t_vae --seed 99999999999999999999999": "seed",
+    "fit ic_vae --width 0": "width",
+    "fit ic_vae --floor -1": "floor",
+    "fit lc_vae --minimum=-1": "minimum",
+    "fit induced_ae --l1=.nan": "l1",
+    "fit t_vae --beta=.inf": "beta",
+    "fit --resume no_plan": "lacks 'plan'",
+    "fit --resume plan_list": "plan",
+    "fit --resume lr_text": "lr is 'x'",
+    "fit --resume hidden_5": "hidden is 5",
+    "fit --resume argument": "nothing",
+    "fit --resume target_5": "target is 5",
+    "fit --resume source_5": "source is 5",
+    "fit --resume limit_text": "limit is 'x'",
+    "fit --resume shape_7": "shape",
+    "fit --resume other_steps": "steps was 30, is 31",
+    "sample shape_7": "shape",
+    "sample RUN --passes 0": "passes",
+    "clean RUN good.npy o.npz --threshold .inf": "threshold",
     "fit --resume": "--resume needs the run folder",
     "fit --resume nowhere": "not a run folder",
     "clean nowhere digits o.npz": "not a run folder",

@@ -133,7 +133,7 @@ def test_resume_of_another_plan_is_refused(change, message, data, tmp_path):
 
 def test_resume_with_other_data_is_refused(data, tmp_path):
     pv.fit(make(), data, **OPTIONS, out=tmp_path)
-    with pytest.raises(pv.InputError, match="first rows"):
+    with pytest.raises(pv.InputError, match="data checksum"):
         pv.fit(make(), data.flip(0), **OPTIONS, out=tmp_path, resume=True)
 
 
@@ -303,3 +303,75 @@ def test_a_latent_that_cannot_be_reparameterised_is_named(data):
         pair(data)
     pair.objective = pv.Stock(pyro.infer.TraceGraph_ELBO())
     assert pv.fit(pair, data, steps=2, progress=False).step == 2
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "moment shape",
+        "moment missing",
+        "moment extra",
+        "no moments",
+        "no randomness",
+        "step",
+        "negative step",
+        "weights",
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_and_nothing_changes(spoil, data, tmp_path):
+    def stop(step):
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    pv.fit(make(), data, **OPTIONS, out=tmp_path, on_step=stop)
+    tensors, values = checkpoint.load(tmp_path / CHECKPOINT)
+    if spoil == "moment shape":
+        tensors["adam.0.exp_avg"] = torch.zeros(1)
+    elif spoil == "moment missing":
+        del tensors["adam.2.exp_avg_sq"]
+    elif spoil == "moment extra":
+        tensors["adam.99.step"] = torch.tensor(1.0)
+    elif spoil == "no moments":
+        tensors = {name: t for name, t in tensors.items() if not name.startswith("adam.")}
+    elif spoil == "no randomness":
+        tensors["random.cpu"] = torch.zeros(3, dtype=torch.uint8)
+    elif spoil == "weights":
+        tensors["pair.model.decoder.0.weight"].fill_(float("nan"))
+    else:
+        values["step"] = 10**6 if spoil == "step" else -5
+    checkpoint.save(tmp_path / CHECKPOINT, tensors, values)
+    pair = make()
+    before, metrics = state(pair), (tmp_path / METRICS).read_bytes()
+    with pytest.raises(pv.InputError, match=r"checkpoint\.safetensors"):
+        pv.fit(pair, data, **OPTIONS, out=tmp_path, resume=True)
+    assert_equal(before, state(pair))
+    assert (tmp_path / METRICS).read_bytes() == metrics
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"[]\n", b"5\n", b"{}\n", b'{"step": "x"}\n', b"{"])
+def test_garbage_in_the_metrics_is_dropped(garbage, data, tmp_path):
+    def stop(step):
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    pv.fit(make(), data, **OPTIONS, out=tmp_path, on_step=stop)
+    with open(tmp_path / METRICS, "ab") as file:
+        file.write(garbage)
+    history = pv.fit(make(), data, **OPTIONS, out=tmp_path, resume=True)
+    assert [row["step"] for row in history.rows] == list(range(1, 24))
+
+
+def test_a_pair_and_data_of_two_precisions_are_refused(data, tmp_path):
+    with pytest.raises(pv.InputError, match="float64 but ic_vae has torch.float32"):
+        pv.fit(make(), data.double(), steps=1, out=tmp_path / "r", progress=False)
+    with pytest.raises(pv.InputError, match="float32 but ic_vae has torch.float64"):
+        pv.clean(make().double(), data)
+    assert pv.fit(make().double(), data.double(), steps=1, progress=False).step == 1
+
+
+def test_changes_anywhere_in_the_data_are_seen(tmp_path):
+    x = torch.rand(3000, 8)
+    pv.fit(make(), x, steps=1, out=tmp_path, progress=False)
+    x[2999, 7] = 0.5
+    with pytest.raises(pv.InputError, match="data checksum"):
+        pv.fit(make(), x, steps=1, out=tmp_path, resume=True, progress=False)

@@ -31,19 +31,27 @@ def locate_data(data: str) -> str:
     """Name a file by its full path, so that a run can be resumed from elsewhere."""
     from pyro_vaes.data import DATASETS
 
+    if not data:
+        raise InputError("the data set has no name")
     return str(Path(data).resolve()) if data not in DATASETS and Path(data).exists() else data
 
 
 def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...]) -> Path:
+    """Check where to write: nothing that was read, here or when the run was trained, may be overwritten."""
+    from pyro_vaes.inference.run import Run
+
     path = Path(output)
+    source = Run.open(run).config["data"]
+    read = [input, source["source"], (source["corrupt"] or "").partition("mask:")[2]]
     if path.suffix not in suffixes:
         raise InputError(f"output {output}: it must end in {' or '.join(suffixes)}")
     if path.is_dir():
         raise InputError(f"output {output} is a folder: name a file")
     if not path.parent.is_dir():
         raise InputError(f"output {output}: there is no folder {path.parent}")
-    if input is not None and Path(input).exists() and (path.resolve() == Path(input).resolve()):
-        raise InputError(f"output {output} would overwrite the input")
+    for name in read:
+        if name and path.exists() and Path(name).exists() and path.samefile(name):
+            raise InputError(f"output {output} would overwrite the input {name}")
     if input is not None and Path(input).is_dir() and Path(input).resolve() in path.resolve().parents:
         raise InputError(f"output {output} lies inside the input folder")
     return path
@@ -57,6 +65,11 @@ def write_array(path: Path, write: Any) -> None:
     buffer = io.BytesIO()
     write(buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def beside(path: Path) -> Path:
+    """Where the picture of an output goes: its name and .png, so that no other file of that stem is hit."""
+    return path.with_name(f"{path.name}.png")
 
 
 def write_figure(path: Path, figure: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import device_of, is_image, locate_data, read_data, write_figure
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import unknown, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +91,15 @@ def do_fit(
         device: cpu, cuda, or auto.
         checkpoint_every: steps between checkpoints.
     """
+    from pyro_vaes.inference.fit import Plan
     from pyro_vaes.inference.run import Run, build, locate
 
     source = {
         "source": locate_data(data), "root": root, "split": split, "limit": limit, "corrupt": corrupt,
         "binarise": binarise, "seed": seed,
     }  # fmt: skip
-    plan = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
+    plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
+    Plan(**plan)
     dataset, x, _ = read_data(source, download)
     pair = build(target, x.shape[1], arguments, seed)
     config = {
@@ -105,10 +107,10 @@ def do_fit(
         "data": source, "plan": plan, "start": start, "device": device, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     _first_parameters(pair, start)
-    _check_before(pair, x, plan, checkpoint_every)
+    _check_before(pair, x, checkpoint_every)
     device_of(device)
-    run = Run.create(out or f"runs/{pair.name}", config)
     print(pair.describe())
+    run = Run.create(f"runs/{pair.name}" if out is None else out, config)
     return _train(run, pair, x, dataset, resume=False)
 
 
@@ -179,15 +181,13 @@ def _train(run: "Run", pair: "Pair", x: "Tensor", dataset: "Dataset", resume: bo
     return 0
 
 
-def _check_before(pair: "Pair", x: "Tensor", plan: dict[str, Any], checkpoint_every: int) -> None:
+def _check_before(pair: "Pair", x: "Tensor", checkpoint_every: int) -> None:
     """Everything that can be refused is refused before the run folder exists."""
-    from pyro_vaes.inference.fit import Plan
-    from pyro_vaes.inference.guard import check_data
+    from pyro_vaes.inference.guard import check_data, rehearse
 
-    Plan(**plan)
     check_data(pair, x)
-    if checkpoint_every < 1:
-        raise InputError(f"checkpoint_every is {checkpoint_every}: it must be at least 1")
+    rehearse(pair, x)
+    whole("checkpoint_every", checkpoint_every)
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

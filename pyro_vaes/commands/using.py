@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import is_image, output_path, read_data, write_array, write_figure
+from pyro_vaes.commands.files import beside, is_image, output_path, read_data, write_array, write_figure
 from pyro_vaes.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def do_clean(
     if is_image(dataset.shape):
         rows = {"input": as_batch(dataset.x[:14]), "cleaned": found.mean[:14], "P(outlier)": found.probability[:14]}
         figure = image_rows(rows, dataset.shape, maps=_outlier_map(dataset.shape), title=f"{pair.name}: {input}")
-        write_figure(path.with_suffix(".png"), figure)
+        write_figure(beside(path), figure)
 
 
 def do_detect(run: str, input: str, output: str | None = None, inlier: int | None = None, root: str = "data") -> None:
@@ -118,7 +118,7 @@ def do_sample(
     if is_image(shape):
         columns = min(14, draws)
         rows = {str(i * columns + 1): x[i * columns : (i + 1) * columns] for i in range(min(6, draws // columns))}
-        write_figure(path.with_suffix(".png"), image_rows(rows, shape, title=f"{pair.name}: samples"))
+        write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples"))
 
 
 def do_evaluate(run: str) -> None:

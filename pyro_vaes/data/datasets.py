@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data import files
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, unknown, whole
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,10 @@ def load(
     >>> load("digits", limit=100)
     Dataset('digits', 100 x 64, shape (8, 8), labelled)
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}: it must be at least 1, or None for all data")
+    if limit is not None:
+        whole("limit", limit)
+    if not isinstance(source, str | Path):
+        raise InputError(f"source is {source!r}: it must be a name or a path")
     if isinstance(source, str) and source in DATASETS:
         x, shape, y = DATASETS[source](Path(root), split, limit, download)
     else:

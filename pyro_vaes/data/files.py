@@ -57,6 +57,8 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None) ->
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}: use {_kinds()}")
+    if not path.is_file():
+        raise InputError(f"{path}: is neither a file nor a folder")
     if split != "train":
         raise InputError(f"{path}: a file has no split {split!r}, only 'train'")
     return reader(path)
@@ -178,6 +180,9 @@ def _mat(path: Path) -> Parts:
         raise InputError(f"{path}: is a MATLAB 7.3 file: save it with -v7") from error
     except Exception as error:  # scipy's reader does not define what a damaged file raises
         raise _unreadable(path, error) from error
+    sparse = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if sparse:
+        raise InputError(f"{path}: {sparse[0]} is sparse: save it with full({sparse[0]})")
     return frey_layout(arrays["ff"], str(path)) if "ff" in arrays else _pick(arrays, str(path))
 
 

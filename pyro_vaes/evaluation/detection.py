@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vaes.errors import whole
 from pyro_vaes.evaluation.threshold import drae_threshold
 from pyro_vaes.inference.guard import as_batch, check_data
 from pyro_vaes.inference.posterior import reconstruct
@@ -46,6 +47,7 @@ def detect(pair: Pair, x: Tensor, *, passes: int | None = None, batch_size: int 
     torch.Size([9])
     """
     check_data(pair, x)
+    whole("batch_size", batch_size)
     pair.eval()
     scores = []
     for start in range(0, len(x), batch_size):

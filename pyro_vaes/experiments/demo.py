@@ -192,7 +192,8 @@ def _write_run(folder: Path, pair: Pair, steps: int) -> None:
     source = {"source": "digits", "root": "data", "split": "train", "limit": None, "corrupt": CORRUPTION}
     config = {
         "target": pair.name, "arguments": {}, "data_dim": 64, "shape": [8, 8], "start": None,
-        "data": {**source, "binarise": None, "seed": 0}, "plan": {"steps": steps, "seed": 0},
+        "data": {**source, "binarise": None, "seed": 0}, "device": "cpu", "checkpoint_every": 500,
+        "plan": {"steps": steps, "batch_size": 128, "lr": 1e-3, "schedule": "cosine", "seed": 0},
     }  # fmt: skip
     Run.create(folder, config, replace=True)
     checkpoint.save(folder / CHECKPOINT, {f"pair.{k}": t for k, t in state(pair).items()}, {"step": steps})

@@ -4,7 +4,8 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,9 +15,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.guard import Interruption, as_batch, check_data, check_gradients, check_loss
+from pyro_vaes.inference.guard import (
+    Diverged,
+    Interruption,
+    as_batch,
+    check_data,
+    check_gradients,
+    check_loss,
+    rehearse,
+)
 from pyro_vaes.pair import Pair
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -45,15 +54,12 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise InputError(f"{name} is {getattr(self, name)!r}: it must be a whole number of at least 1")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr is {self.lr}: it must be positive and finite")
+        whole("steps", self.steps, high=2**53)
+        whole("batch_size", self.batch_size)
+        number("lr", self.lr, open_low=True)
         if self.schedule not in ("cosine", "constant"):
             raise InputError(f"schedule is {self.schedule!r}: it must be 'cosine' or 'constant'")
-        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**31):
-            raise InputError(f"seed is {self.seed!r}: it must be a whole number from 0 to 2^31 - 1")
+        whole("seed", self.seed, low=0)
 
     def rate(self, step: int) -> float:
         if self.schedule == "constant":
@@ -120,11 +126,11 @@ def fit(
     check_data(pair, x)
     if resume and out is None:
         raise InputError("resume needs the run folder: give out")
-    for name, value in {"checkpoint_every": checkpoint_every, "log_every": log_every}.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}: it must be at least 1")
+    whole("checkpoint_every", checkpoint_every)
+    whole("log_every", log_every)
+    rehearse(pair, x)
     # Noise is drawn from the global generator, which the caller gets back as it was.
-    with torch.random.fork_rng(), pyro.validation_enabled(False), Interruption() as wish:
+    with _naming(out), torch.random.fork_rng(), pyro.validation_enabled(False), Interruption() as wish:
         loop = _Loop(pair.to(x.device).train(), x, plan, Path(out) if out is not None else None)
         loop.start(resume)
         began = loop.history.step
@@ -142,6 +148,17 @@ def fit(
                 loop.save()
     pair.eval()
     return loop.history
+
+
+@contextmanager
+def _naming(out: str | Path | None) -> Iterator[None]:
+    """Say with a divergence which good checkpoint is left."""
+    try:
+        yield
+    except Diverged as error:
+        there = out is not None and (Path(out) / CHECKPOINT).exists()
+        kept = f"the checkpoint in {out} is from before it" if there else "there is no checkpoint from before it"
+        raise Diverged(f"{error}; {kept}") from None
 
 
 class _Loop:
@@ -206,22 +223,40 @@ class _Loop:
         assert self.out is not None
         path = self.out / CHECKPOINT
         tensors, values = checkpoint.load(path)
-        identity = self._identity()
-        for key, value in identity.items():
-            if values.get("identity", {}).get(key) != value:
-                was = values.get("identity", {}).get(key)
-                raise InputError(f"{path} belongs to another run: {key} was {was!r}, is {value!r}")
+        identity = values.get("identity")
+        if not isinstance(identity, dict):
+            raise InputError(f"{path} does not say which run it belongs to")
+        for key, value in self._identity().items():
+            if identity.get(key) != value:
+                raise InputError(f"{path} belongs to another run: {key} was {identity.get(key)!r}, is {value!r}")
+        step = whole(f"the step in {path}", values.get("step"), low=0, high=self.plan.steps)
+        moments = self._moments(tensors, path)
+        random, now = tensors.get("random.cpu"), torch.get_rng_state()
+        if random is None or random.dtype != now.dtype or random.shape != now.shape:
+            raise InputError(f"{path} has no usable state of the random generator")
+        # Nothing has changed up to here, so that a bad checkpoint leaves everything as it was.
         load_state(self.pair, tensors, path)
-        adam: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, i, key = name.split(".")
-                adam.setdefault(int(i), {})[key] = tensor
-        self.adam.load_state_dict({"state": adam, "param_groups": self.adam.state_dict()["param_groups"]})
-        torch.set_rng_state(tensors["random.cpu"])
+        self.adam.load_state_dict({"state": moments, "param_groups": self.adam.state_dict()["param_groups"]})
+        torch.set_rng_state(random)
         if self.x.is_cuda and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.x.device)
-        self.history.step = values["step"]
+        self.history.step = step
+
+    def _moments(self, tensors: dict[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
+        """Adam's state out of a checkpoint; the fused kernel would write past a tensor of another shape."""
+        parameters = self.adam.param_groups[0]["params"]
+        expected = {f"adam.{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
+        if {name for name in tensors if name.startswith("adam.")} != expected:
+            raise InputError(f"{path} has the optimiser's state of another run")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in expected:
+            _, i, key = name.split(".")
+            shape = torch.Size() if key == "step" else parameters[int(i)].shape
+            if tensors[name].shape != shape or not tensors[name].is_floating_point():
+                found = f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
+                raise InputError(f"{path}: {name} is {found}, not a float of shape {tuple(shape)}")
+            moments.setdefault(int(i), {})[key] = tensors[name]
+        return dict(sorted(moments.items()))
 
     def _batch(self, step: int) -> Tensor:
         epoch, i = divmod(step, self.batches)
@@ -254,7 +289,7 @@ class _Loop:
             "objective": repr(self.pair.objective),
             "parameters": zlib.crc32(json.dumps(shapes, sort_keys=True).encode()),
             "data": list(self.x.shape),
-            "first rows": zlib.crc32(self.x[:1024].cpu().numpy().tobytes()),
+            "data checksum": _checksum(self.x),
         }
 
 
@@ -262,7 +297,7 @@ def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None
     """Copy a checkpoint's parameters and buffers into a pair.
 
     Raises:
-        InputError: if a tensor is missing or has another shape.
+        InputError: if a tensor is missing, has another shape or is not finite; then nothing is changed.
     """
     with torch.no_grad():
         for name, target in state(pair).items():
@@ -270,7 +305,10 @@ def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None
             if source is None or source.shape != target.shape:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
                 raise InputError(f"{path}: {name} is {found}, but {pair.name} needs {tuple(target.shape)}")
-            target.copy_(source)
+            if not torch.isfinite(source).all():
+                raise InputError(f"{path}: {name} is not finite")
+        for name, target in state(pair).items():
+            target.copy_(tensors[f"pair.{name}"])
 
 
 def warm_start(pair: Pair, other: Pair) -> None:
@@ -298,9 +336,20 @@ def state(pair: Pair) -> dict[str, Tensor]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break  # a line cut short by a crash is the last one
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("bound"), float)):
+            break
+        rows.append(row)
     return rows
+
+
+def _checksum(x: Tensor) -> int:
+    """A checksum of all rows, read in chunks so that a memory map is never copied whole."""
+    total = 0
+    for start in range(0, len(x), 8192):
+        total = zlib.crc32(x[start : start + 8192].contiguous().detach().cpu().numpy().tobytes(), total)
+    return total

@@ -5,12 +5,13 @@ import signal
 import threading
 from types import FrameType
 
+import pyro
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference.objective import Loss
-from pyro_vaes.pair import Pair
+from pyro_vaes.pair import Pair, aside
 
 CHUNK = 8192
 
@@ -44,7 +45,9 @@ def check_data(pair: Pair, x: Tensor) -> None:
         ...
     pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1]
     """
-    if not isinstance(x, Tensor) or x.dim() != 2:
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2:
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
     if len(x) == 0:
@@ -53,6 +56,9 @@ def check_data(pair: Pair, x: Tensor) -> None:
         raise InputError(f"x has {x.shape[1]} entries per datum, but {pair.name} was made for {pair.data_dim}")
     if not (x.is_floating_point() or x.dtype == torch.uint8):
         raise InputError(f"x has dtype {x.dtype}: it must be floating point, or uint8 for pixels 0 to 255")
+    ours = next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
+    if ours is not None and as_batch(x[:1]).dtype != ours:
+        raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
     support = pair.traces()[1].nodes["x"]["fn"].support
     family = support.base_constraint if hasattr(support, "base_constraint") else support
     for start in range(0, len(x), CHUNK):
@@ -83,6 +89,26 @@ def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
+
+
+def rehearse(pair: Pair, x: Tensor) -> None:
+    """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
+
+    Raises:
+        InputError: with the first line of what went wrong.
+    """
+    # With gradients: some of Pyro's estimators refuse to work without.
+    with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
+        try:
+            pair(as_batch(x[:2]).to(_first(pair).device), size=len(x))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
+
+
+def _first(pair: Pair) -> Tensor:
+    return next(iter(pair.parameters()))
 
 
 def check_loss(loss: Loss, step: int) -> None:

@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, number, whole
 
 
 class Loss(NamedTuple):
@@ -71,11 +71,11 @@ class ELBO:
     """
 
     def __init__(self, beta: float | Mapping[str, float] = 1.0, particles: int = 1, sampled: Sequence[str] = ()):
-        if particles < 1:
-            raise InputError(f"particles is {particles}: it must be at least 1")
-        values = beta.values() if isinstance(beta, Mapping) else [beta]
-        if not all(b >= 0 for b in values):
-            raise InputError(f"beta is {beta}: it must not be negative")
+        whole("particles", particles)
+        for value in beta.values() if isinstance(beta, Mapping) else [beta]:
+            number("beta", value)
+        if isinstance(sampled, str):
+            raise InputError(f"sampled is {sampled!r}: it must be a list of sites")
         self.beta, self.particles, self.sampled = beta, particles, tuple(sampled)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference.guard import as_batch, check_data
 from pyro_vaes.pair import Pair
 
@@ -57,8 +57,7 @@ def reconstruct(pair: Pair, x: Tensor, *, passes: int | None = None, draw: bool 
     Source: Wang et al. (2018), V. It does not say whether passes at test time hand on a draw or the mean: the mean.
     """
     passes = pair.passes if passes is None else passes
-    if passes < 1:
-        raise InputError(f"passes is {passes}: it must be at least 1")
+    whole("passes", passes)
     # Bad data have been refused before; a recycled pass may lie outside of a binary likelihood's support.
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         for m in range(passes):
@@ -150,10 +149,10 @@ def clean(
     (torch.Size([3, 4]), torch.bool)
     """
     check_data(pair, x)
-    if draws < 2:
-        raise InputError(f"draws is {draws}: a standard deviation needs at least 2")
-    if not threshold > 0:
-        raise InputError(f"threshold is {threshold}: it must be positive")
+    whole("draws", draws, low=2)
+    whole("batch_size", batch_size)
+    whole("seed", seed, low=0)
+    number("threshold", threshold, open_low=True)
     pair.eval()
     parts = []
     with torch.random.fork_rng():
@@ -196,9 +195,9 @@ def sample(pair: Pair, draws: int = 16, *, passes: int | None = None, noise: boo
     >>> sample(t_vae(4, 2, (8,)), 3).shape
     torch.Size([3, 4])
     """
-    if draws < 1:
-        raise InputError(f"draws is {draws}: it must be at least 1")
-    passes = pair.passes if passes is None else passes
+    whole("draws", draws, high=10**7)
+    whole("seed", seed, low=0)
+    passes = whole("passes", pair.passes if passes is None else passes)
     if noise and passes != 1:
         raise InputError("noise=True draws from the model itself: passes must be 1")
     pair.eval()

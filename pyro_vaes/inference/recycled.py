@@ -4,7 +4,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.objective import Loss, Objective
 from pyro_vaes.inference.stock import Stock
 
@@ -60,8 +60,11 @@ class Recycled:
         recycle_grad: bool = False,
         clip: tuple[float, float] | None = None,
     ):
-        if passes < 1:
-            raise InputError(f"passes is {passes}: it must be at least 1")
+        whole("passes", passes)
+        if not callable(objective):
+            raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
+        if clip is not None and not (len(clip) == 2 and clip[0] < clip[1]):
+            raise InputError(f"clip is {clip}: it must be (low, high) with low < high")
         if recycle_grad and isinstance(objective, Stock) and not hasattr(objective.estimator, "differentiable_loss"):
             raise InputError(f"{objective!r} computes its own gradients: recycle_grad cannot flow through it")
         self.objective, self.passes, self.recycle_grad, self.clip = objective, passes, recycle_grad, clip

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from pyro_vaes import __version__
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.fit import CHECKPOINT, METRICS, load_state
 from pyro_vaes.pair import Pair
@@ -44,13 +45,17 @@ class Run:
         """Make the folder and write its config; the folder must not hold another run, unless that may be replaced.
 
         Raises:
-            InputError: if the path is a file, or already holds a run.
+            InputError: if the path is a file, holds a run already, or other files.
         """
+        if not str(path):
+            raise InputError("the run folder has no name")
         path = Path(path)
         if (path / CONFIG).exists() and not replace:
             raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
+        if path.exists() and any(path.iterdir()) and not replace:
+            raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
         path.mkdir(parents=True, exist_ok=True)
         config = {**config, "versions": versions()}
         checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -68,11 +73,11 @@ class Run:
             raise InputError(f"{path} is not a run folder: there is no {CONFIG} in it")
         try:
             config = json.loads((path / CONFIG).read_text())
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path / CONFIG} is not readable: {error}") from None
-        missing = {"target", "arguments", "data_dim", "data"} - set(config if isinstance(config, dict) else ())
-        if missing:
-            raise InputError(f"{path / CONFIG} is not the config of a run: it lacks {', '.join(sorted(missing))}")
+        except (ValueError, OSError, RecursionError) as error:
+            raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
+        _check_types(config, TYPES, str(path / CONFIG))
+        if math.prod(config["shape"]) != config["data_dim"]:
+            raise InputError(f"{path / CONFIG}: shape {config['shape']} does not hold {config['data_dim']} entries")
         return cls(path, config)
 
     def pair(self) -> Pair:
@@ -89,6 +94,37 @@ class Run:
     def rows(self) -> list[dict[str, Any]]:
         """The logged steps, first to last."""
         return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+
+
+TYPES: dict[str, Any] = {
+    "target": str,
+    "arguments": dict,
+    "data_dim": int,
+    "shape": list,
+    "start": str | None,
+    "device": str,
+    "checkpoint_every": int,
+    "data": {
+        "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,
+        "binarise": int | float | None, "seed": int,
+    },
+    "plan": {"steps": int, "batch_size": int, "lr": int | float, "schedule": str, "seed": int},
+}  # fmt: skip
+
+
+def _check_types(value: Any, types: dict[str, Any], where: str) -> None:
+    """Compare a config, key by key, with what it must hold."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is not the config of a run: {type(value).__name__} instead of named values")
+    for key, kind in types.items():
+        if key not in value:
+            raise InputError(f"{where} is not the config of a run: it lacks {key!r}")
+        if isinstance(kind, dict):
+            _check_types(value[key], kind, f"{where}: {key}")
+        elif not isinstance(value[key], kind) or isinstance(value[key], bool):
+            raise InputError(f"{where}: {key} is {value[key]!r}, which is no {getattr(kind, '__name__', kind)}")
+    if not all(isinstance(n, int) and n > 0 for n in value.get("shape", [])):
+        raise InputError(f"{where}: shape is {value['shape']}: it must hold whole numbers of at least 1")
 
 
 def target_function(target: str) -> Callable[..., Pair]:
@@ -112,8 +148,8 @@ def target_function(target: str) -> Callable[..., Pair]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{file} could not be run: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{file} could not be run: {first_line(error)}") from error
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
@@ -140,7 +176,12 @@ def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0) 
         raise InputError(f"{target}: {error}; it takes {', '.join(inspect.signature(function).parameters)}") from None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pair = function(data_dim=data_dim, **arguments)
+        try:
+            pair = function(data_dim=data_dim, **arguments)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{target} could not be built: {first_line(error)}") from error
     if not isinstance(pair, Pair):
         raise InputError(f"{target} gave a {type(pair).__name__}: it must give a Pair")
     return pair

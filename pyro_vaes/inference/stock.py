@@ -6,6 +6,7 @@ from pyro.infer import ELBO as PyroELBO
 from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
+from pyro_vaes.errors import InputError
 from pyro_vaes.inference.objective import Loss
 
 
@@ -29,6 +30,8 @@ class Stock:
     """
 
     def __init__(self, estimator: PyroELBO):
+        if not isinstance(estimator, PyroELBO):
+            raise InputError(f"estimator is {estimator!r}: it must be one of Pyro's, such as Trace_ELBO()")
         self.estimator = estimator
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, number
 from pyro_vaes.nn.mlp import Activation, mlp
 
 
@@ -26,8 +26,7 @@ class FixedScale(nn.Module):
 
     def __init__(self, value: float):
         super().__init__()
-        if not (value > 0 and math.isfinite(value)):
-            raise InputError(f"scale is {value}: it must be positive and finite")
+        number("scale or floor", value, 1e-12)
         self.register_buffer("value", torch.tensor([float(value)]))
 
     def forward(self, z: Tensor | None = None) -> Tensor:
@@ -77,7 +76,7 @@ class NetworkScale(nn.Module):
     ):
         super().__init__()
         widths = [latent_dim, *reversed(hidden)]
-        self.minimum = minimum
+        self.minimum = number("minimum", minimum, 1e-6)
         self.net = nn.Sequential(*mlp(widths, activation), nn.Linear(widths[-1], data_dim))
 
     def forward(self, z: Tensor) -> Tensor:
