@@ -217,7 +217,7 @@ def ric_vae(
     S0 IV Eq. 21-22.
 
     ``passes`` is N, ``test_passes`` is M. Recycling from scratch collapses: start from a trained ``ic_vae`` (see
-    :func:`~pyro_vaes.inference.fit.warm_start`), and for N > 2 lower ``beta`` to 1/N, because the KL term counts N
+    :func:`~pyro_vaes.inference.state.warm_start`), and for N > 2 lower ``beta`` to 1/N, because the KL term counts N
     times while recycled data say less and less.
 
     >>> ric_vae(data_dim=4).objective

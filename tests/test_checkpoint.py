@@ -11,7 +11,7 @@ import torch
 
 import pyro_vaes as pv
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.fit import load_state
+from pyro_vaes.inference.state import load_state
 
 
 class Bomb:

@@ -9,7 +9,7 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_E
 
 import pyro_vaes as pv
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.fit import load_state, state
+from pyro_vaes.inference.state import load_state, state
 
 D = 8
 # Latent sites of each variant, besides z.

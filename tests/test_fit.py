@@ -362,9 +362,9 @@ def test_garbage_in_the_metrics_is_dropped(garbage, data, tmp_path):
 
 
 def test_a_pair_and_data_of_two_precisions_are_refused(data, tmp_path):
-    with pytest.raises(pv.InputError, match="float64 but ic_vae has torch.float32"):
+    with pytest.raises(pv.InputError, match=r"float64 but ic_vae has torch\.float32"):
         pv.fit(make(), data.double(), steps=1, out=tmp_path / "r", progress=False)
-    with pytest.raises(pv.InputError, match="float32 but ic_vae has torch.float64"):
+    with pytest.raises(pv.InputError, match=r"float32 but ic_vae has torch\.float64"):
         pv.clean(make().double(), data)
     assert pv.fit(make().double(), data.double(), steps=1, progress=False).step == 1
 

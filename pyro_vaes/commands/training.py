@@ -192,7 +192,7 @@ def _check_before(pair: "Pair", x: "Tensor", checkpoint_every: int) -> None:
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:
     if start is not None:
-        from pyro_vaes.inference.fit import warm_start
         from pyro_vaes.inference.run import Run
+        from pyro_vaes.inference.state import warm_start
 
         warm_start(pair, Run.open(start).pair())

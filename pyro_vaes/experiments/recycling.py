@@ -2,7 +2,8 @@
 
 Protocol: the digits of the demo (40 % of the pixels replaced by noise). A ric_vae is trained from scratch; or from a
 trained ic_vae with the learning rate of the demo, or with a fifth of it; with N = 2 and N = 5 passes; once with
-gradients through the recycled datum; and with the KL term, which otherwise counts N times, weighed by 1/N. All get the same number of steps after the start, and so does a
+gradients through the recycled datum; and with the KL term, which otherwise counts N times, weighed by 1/N.
+All get the same number of steps after the start, and so does a
 plain ic_vae that goes on without recycling. Collapse shows in the active units (none: the code says nothing) and in
 the mean squared error against the clean images, here after M = 1, 2 and 5 passes at test time.
 """

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vaes.inference.fit import fit, warm_start
+from pyro_vaes.inference.fit import fit
+from pyro_vaes.inference.state import warm_start
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
 

@@ -26,6 +26,7 @@ from pyro_vaes.inference.guard import (
     check_loss,
     rehearse,
 )
+from pyro_vaes.inference.state import adam_state, load_state, state
 from pyro_vaes.pair import Pair
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -230,7 +231,7 @@ class _Loop:
             if identity.get(key) != value:
                 raise InputError(f"{path} belongs to another run: {key} was {identity.get(key)!r}, is {value!r}")
         step = whole(f"the step in {path}", values.get("step"), low=0, high=self.plan.steps)
-        moments = self._moments(tensors, path)
+        moments = adam_state(self.adam, tensors, path)
         random, now = tensors.get("random.cpu"), torch.get_rng_state()
         if random is None or random.dtype != now.dtype or random.shape != now.shape:
             raise InputError(f"{path} has no usable state of the random generator")
@@ -241,22 +242,6 @@ class _Loop:
         if self.x.is_cuda and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.x.device)
         self.history.step = step
-
-    def _moments(self, tensors: dict[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
-        """Adam's state out of a checkpoint; the fused kernel would write past a tensor of another shape."""
-        parameters = self.adam.param_groups[0]["params"]
-        expected = {f"adam.{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
-        if {name for name in tensors if name.startswith("adam.")} != expected:
-            raise InputError(f"{path} has the optimiser's state of another run")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name in expected:
-            _, i, key = name.split(".")
-            shape = torch.Size() if key == "step" else parameters[int(i)].shape
-            if tensors[name].shape != shape or not tensors[name].is_floating_point():
-                found = f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
-                raise InputError(f"{path}: {name} is {found}, not a float of shape {tuple(shape)}")
-            moments.setdefault(int(i), {})[key] = tensors[name]
-        return dict(sorted(moments.items()))
 
     def _batch(self, step: int) -> Tensor:
         epoch, i = divmod(step, self.batches)
@@ -291,47 +276,6 @@ class _Loop:
             "data": list(self.x.shape),
             "data checksum": _checksum(self.x),
         }
-
-
-def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Copy a checkpoint's parameters and buffers into a pair.
-
-    Raises:
-        InputError: if a tensor is missing, has another shape or is not finite; then nothing is changed.
-    """
-    with torch.no_grad():
-        for name, target in state(pair).items():
-            source = tensors.get(f"pair.{name}")
-            if source is None or source.shape != target.shape:
-                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
-                raise InputError(f"{path}: {name} is {found}, but {pair.name} needs {tuple(target.shape)}")
-            if not torch.isfinite(source).all():
-                raise InputError(f"{path}: {name} is not finite")
-        for name, target in state(pair).items():
-            target.copy_(tensors[f"pair.{name}"])
-
-
-def warm_start(pair: Pair, other: Pair) -> None:
-    """Copy the parameters of a trained pair that has the same networks, such as ``ic_vae`` into ``ric_vae``.
-
-    Raises:
-        InputError: if a network is missing in the other pair or has another shape.
-
-    >>> from pyro_vaes.variants import ic_vae, ric_vae
-    >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
-    """
-    load_state(pair, {f"pair.{name}": tensor for name, tensor in state(other).items()}, other.name)
-
-
-def state(pair: Pair) -> dict[str, Tensor]:
-    """Give every parameter and buffer of a pair by name, each once.
-
-    >>> from pyro_vaes.variants import ic_vae
-    >>> [name for name in state(ic_vae(4, 2, ())) if "decoder" in name]
-    ['model.decoder.0.weight', 'model.decoder.0.bias']
-    """
-    # named_parameters, unlike state_dict, names a network that model and guide share only once.
-    return dict(pair.named_parameters()) | dict(pair.named_buffers())
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

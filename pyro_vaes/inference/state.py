@@ -1,0 +1,71 @@
+"""The state of a pair and of its optimiser, by name: what a checkpoint holds and what a warm start copies."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError
+from pyro_vaes.pair import Pair
+
+
+def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Copy a checkpoint's parameters and buffers into a pair.
+
+    Raises:
+        InputError: if a tensor is missing, has another shape or is not finite; then nothing is changed.
+    """
+    with torch.no_grad():
+        for name, target in state(pair).items():
+            source = tensors.get(f"pair.{name}")
+            if source is None or source.shape != target.shape:
+                found = "missing" if source is None else f"of shape {tuple(source.shape)}"
+                raise InputError(f"{path}: {name} is {found}, but {pair.name} needs {tuple(target.shape)}")
+            if not torch.isfinite(source).all():
+                raise InputError(f"{path}: {name} is not finite")
+        for name, target in state(pair).items():
+            target.copy_(tensors[f"pair.{name}"])
+
+
+def warm_start(pair: Pair, other: Pair) -> None:
+    """Copy the parameters of a trained pair that has the same networks, such as ``ic_vae`` into ``ric_vae``.
+
+    Raises:
+        InputError: if a network is missing in the other pair or has another shape.
+
+    >>> from pyro_vaes.variants import ic_vae, ric_vae
+    >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
+    """
+    load_state(pair, {f"pair.{name}": tensor for name, tensor in state(other).items()}, other.name)
+
+
+def state(pair: Pair) -> dict[str, Tensor]:
+    """Give every parameter and buffer of a pair by name, each once.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> [name for name in state(ic_vae(4, 2, ())) if "decoder" in name]
+    ['model.decoder.0.weight', 'model.decoder.0.bias']
+    """
+    # named_parameters, unlike state_dict, names a network that model and guide share only once.
+    return dict(pair.named_parameters()) | dict(pair.named_buffers())
+
+
+def adam_state(adam: torch.optim.Adam, tensors: dict[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
+    """Read Adam's state out of a checkpoint, tensor by tensor: the fused kernel would write past one of another shape.
+
+    Raises:
+        InputError: if a tensor is missing, too many, or of another kind or shape.
+    """
+    parameters = adam.param_groups[0]["params"]
+    expected = {f"adam.{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
+    if {name for name in tensors if name.startswith("adam.")} != expected:
+        raise InputError(f"{path} has the optimiser's state of another run")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in expected:
+        _, i, key = name.split(".")
+        shape = torch.Size() if key == "step" else parameters[int(i)].shape
+        if tensors[name].shape != shape or not tensors[name].is_floating_point():
+            found = f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
+            raise InputError(f"{path}: {name} is {found}, not a float of shape {tuple(shape)}")
+        moments.setdefault(int(i), {})[key] = tensors[name]
+    return dict(sorted(moments.items()))
