@@ -106,8 +106,8 @@ class Pair(nn.Module):
         return "\n".join([f"{self.name}: {self.objective!r}, {passes}, {count:,} parameters", *table])
 
     def _check(self) -> int:
-        _check_names(self.model, self.guide)
-        with aside(self), torch.no_grad():
+        # Pyro would report a missing to_event before we can, in its own words.
+        with aside(self), torch.no_grad(), pyro.validation_enabled(False):
             drawn = _sites(self.model, size=2)
             if "x" not in drawn:
                 raise InputError(f"the model has no site 'x', only {sorted(drawn)}: the observation is called 'x'")
@@ -116,6 +116,7 @@ class Pair(nn.Module):
                 raise InputError(f"model(size=2) draws x of shape {tuple(x.shape)}: it must be (2, d)")
             _check_observation(_sites(self.model, x)["x"])
             _check_sites(drawn, _sites(self.guide, x))
+        _check_names(self.model, self.guide)
         return x.shape[-1]
 
 
@@ -178,12 +179,13 @@ def _check_names(model: nn.Module, guide: nn.Module) -> None:
     known = dict(model.named_parameters())
     for name, parameter in guide.named_parameters():
         if known.get(name, parameter) is not parameter:
-            raise InputError(f"model and guide each have a parameter {name!r} of their own: rename one of the networks")
+            raise InputError(f"model and guide each have a parameter {name!r} of their own: share it, or rename one")
 
 
 def _sites(program, *args, **kwargs) -> dict[str, dict]:
     try:
-        with _Representative():
+        # A store for each: two networks of one name would become one here already.
+        with _Representative(), pyro.get_param_store().scope():
             trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
     except InputError:
         raise

@@ -186,9 +186,11 @@ def affine_ic_vae(
 
 def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
     """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) |
-    q: N(mu_z(x), sigma_z(x)^2), exact Gamma posterior of w | ELBO | ours.
+    q: N(mu_z(x), sigma_z(x)^2), exact Gamma posterior of w | ELBO | ours; cf. Takahashi et al. 2018.
 
-    The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. The KL of w
+    The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. Departs from
+    the Student-t VAE of Takahashi et al. (2018): s and nu belong to the entry and the data, not to the code, and the
+    precision weights are explicit, with their exact posterior. The KL of w
     is sampled on purpose: q(w | x, z) is exact, so that the terms of w and x add up to log p(x | z) without variance.
     ``beta`` weighs the code alone.
 

@@ -32,6 +32,7 @@ def batch(name, rows=10):
 
 def test_every_variant_has_a_row():
     assert set(SMALL) == set(pv.VARIANTS)
+    assert set(SMALL) <= set(pv.__all__)
 
 
 @pytest.mark.parametrize("name", SMALL)

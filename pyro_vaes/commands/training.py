@@ -75,7 +75,7 @@ def do_fit(
     Args:
         target: a variant, or file.py:function; left out, it is t_vae, which has nothing to tune.
         data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder.
-        corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6, gaussian:0.2.
+        corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6.
         out: the run folder, by default runs/TARGET.
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
         steps: optimiser steps.

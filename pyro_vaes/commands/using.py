@@ -48,7 +48,11 @@ def do_clean(
     print(f"{len(dataset.x)} data cleaned; {found.mask.float().mean():.1%} of the entries look like outliers")
     print(f"wrote {path}" + (f": {', '.join(arrays)}, each {arrays['mean'].shape}" if path.suffix == ".npz" else ""))
     if is_image(dataset.shape):
-        rows = {"input": as_batch(dataset.x[:14]), "cleaned": found.mean[:14], "P(outlier)": found.probability[:14]}
+        rows = {
+            "input": as_batch(dataset.x[:14]),
+            "cleaned": found.mean[:14],
+            "P(large residual)": found.probability[:14],
+        }
         figure = image_rows(rows, dataset.shape, maps=_outlier_map(dataset.shape), title=f"{pair.name}: {input}")
         write_figure(beside(path), figure)
 
@@ -77,6 +81,8 @@ def do_detect(run: str, input: str, output: str | None = None, inlier: int | Non
     print(
         f"{int(found.outlier.sum())} of {len(found.outlier)} samples are outliers (score above {found.threshold:.5f})"
     )
+    hint = "" if found.explained > 0.75 else ": perhaps none is one, the scores look like a single group"
+    print(f"the split explains {found.explained:.0%} of the variance of the scores{hint}")
     worst = found.score.argsort(descending=True)[:10].tolist()
     print("largest scores: " + ", ".join(f"row {i} ({found.score[i]:.4f})" for i in worst))
     if inlier is not None and dataset.y is not None:
@@ -178,4 +184,4 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]"
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:
     # A probability per colour channel is itself a colour picture.
-    return {} if len(shape) == 3 else {"P(outlier)": ("inferno", 1.0)}
+    return {} if len(shape) == 3 else {"P(large residual)": ("inferno", 1.0)}

@@ -40,6 +40,7 @@ ROBUST = ("ic_vae", "ric_vae", "t_vae")
 STEPS = {"quick": 3000, "paper": 6000}
 SEEDS = {"quick": (0,), "paper": (0, 1, 2, 3, 4)}
 LABELS = {
+    "dirty": "the dirty images",
     "mean": "mean image", "median": "median image", "pca": "PCA (10)", "rpca": "robust PCA",
     "autoencoder": "autoencoder", "l2_vae": "l2-VAE", "lc_vae": "LC-VAE",
     "ic_vae": "iC-VAE", "ric_vae": "RiC-VAE (2, 2)", "t_vae": "t-VAE",
@@ -111,13 +112,18 @@ def _revive(states: dict[str, dict[str, Any]]) -> dict[str, Pair]:
 
 def _measure(pairs: dict[str, Pair], seed: int) -> dict[str, Any]:
     x, dirty, mask = data(seed)
-    figures: dict[str, Any] = {"mse": {}, "cells": {}, "floor": {}}
+    figures: dict[str, Any] = {"mse": {"dirty": mse(dirty, x)}, "cells": {}, "floor": {}}
     for name, cleaned in _baselines(seed).items():
         figures["mse"][name] = mse(cleaned, x)
     for name, pair in pairs.items():
         found = clean(pair, dirty, seed=seed)
         figures["mse"][name] = mse(found.mean, x)
-        figures["cells"][name] = {"auc": cell_auc(found.score, mask), "f1": f1(found.mask.flatten(), mask.flatten())}
+        inside = ((found.mean - x).abs() <= 2 * found.sd).float().mean().item()
+        figures["cells"][name] = {
+            "within 2 sd": inside,
+            "auc": cell_auc(found.score, mask),
+            "f1": f1(found.mask.flatten(), mask.flatten()),
+        }
         figures["floor"] |= _floor(name, pair)
     return figures
 
@@ -159,13 +165,13 @@ def _outliers(found: Cleaned, x: Tensor, dirty: Tensor, mask: Tensor) -> Figure:
         "dirty": dirty,
         "cleaned": found.mean,
         "posterior sd": found.sd,
-        "P(outlier)": found.probability,
+        "P(large residual)": found.probability,
         "pixels replaced": mask.float(),
         "truth": x,
     }
-    maps = {"posterior sd": ("magma", 0.3), "P(outlier)": ("inferno", 1.0), "pixels replaced": ("inferno", 1.0)}
+    maps = {"posterior sd": ("magma", 0.3), "P(large residual)": ("inferno", 1.0), "pixels replaced": ("inferno", 1.0)}
     return image_rows(
-        rows, (8, 8), title="What the t-VAE says about each pixel (bright: 1; posterior sd: 0.3)", maps=maps
+        rows, (8, 8), title="What the t-VAE says about each pixel. Bright is 1, for the posterior sd 0.3", maps=maps
     )
 
 
@@ -218,10 +224,12 @@ def _report(result: dict[str, Any], scale: str, drawn: dict[str, bytes], found: 
         report.picture(drawn["rows"], "Fourteen digits, from the worst method to the best."),
         report.heading("Mean squared error against the clean images"),
         report.table(["method", "MSE"], rows, robust=[LABELS[name] for name in ROBUST]),
-        report.picture(drawn["bars"], "The same numbers."),
+        report.picture(drawn["bars"], "The same numbers; shorter is better, coloured methods model outliers."),
         report.heading("Which pixels are wrong, and how sure is that?"),
         report.picture(
-            drawn["outliers"], "The t-VAE's posterior for the same digits, and the pixels that were replaced."
+            drawn["outliers"],
+            "Bright in the fourth row: the t-VAE thinks that the residual is more than two ordinary ones. A replaced "
+            "pixel that happens to fit the digit stays dark.",
         ),
         report.heading("What the t-VAE assumes"),
         report.listing(found["t_vae"].describe()),
@@ -237,9 +245,9 @@ def _report(result: dict[str, Any], scale: str, drawn: dict[str, bytes], found: 
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     order = sorted(result["mse"], key=lambda name: -result["mse"][name])
-    cells = result["cells"]
+    cells, keys = result["cells"], ("auc", "f1", "within 2 sd")
     rows: list[list[object]] = [
-        [LABELS[name], result["mse"][name], *([cells[name]["auc"], cells[name]["f1"]] if name in cells else ["-", "-"])]
+        [LABELS[name], result["mse"][name], *(cells[name][key] if name in cells else "-" for key in keys)]
         for name in order
     ]
-    return markdown_table(["method", "MSE", "outlier pixels: AUC", "F1"], rows)
+    return markdown_table(["method", "MSE", "replaced pixels: AUC", "F1", "truth within 2 sd"], rows)

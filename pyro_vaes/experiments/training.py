@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import Any
@@ -17,6 +18,7 @@ from pyro_vaes.variants import variant
 
 # Counts the steps of all processes for the one progress bar; None where nobody looks.
 _ticks: Any = None
+_stop: Any = None
 
 
 def trained(
@@ -30,6 +32,8 @@ def trained(
     >>> trained("l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=2).name
     'l2_vae'
     """
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
     pair = untrained(name, x.shape[1], arguments, seed)
     if start is not None:
         warm_start(pair, start)
@@ -60,10 +64,10 @@ def side_by_side(
     """
     # Spawned, not forked: a forked copy of torch's threads can hang.
     context = multiprocessing.get_context("spawn")
-    ticks = context.Value("q", 0)
+    ticks, stop = context.Value("q", 0), context.Event()
     with (
         tqdm(total=steps, desc=desc, unit="step") as bar,
-        ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks,)) as pool,
+        ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks, stop)) as pool,
     ):
         futures = {pool.submit(cell, *setting): setting for setting in settings}
         pending = set(futures)
@@ -74,18 +78,23 @@ def side_by_side(
                 for future in done:
                     future.result()
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {setting: future.result() for future, setting in futures.items()}
 
 
-def _begin(ticks: Any) -> None:
-    global _ticks
-    _ticks = ticks
+def _begin(ticks: Any, stop: Any) -> None:
+    global _ticks, _stop
+    _ticks, _stop = ticks, stop
+    # Ctrl-C reaches every process of the terminal; the parent alone decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 def _tick(_: int) -> None:
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
     if _ticks is not None:
         with _ticks.get_lock():
             _ticks.value += 1

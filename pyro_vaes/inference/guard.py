@@ -43,7 +43,7 @@ def check_data(pair: Pair, x: Tensor) -> None:
     >>> check_data(l2_vae(data_dim=4), torch.tensor([[0.0, 0.5, 1.0, 3.0]]))
     Traceback (most recent call last):
         ...
-    pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1]
+    pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1], so rescale
     """
     if not isinstance(pair, Pair):
         raise InputError(f"a Pair is needed, not {type(pair).__name__}")
@@ -76,7 +76,7 @@ def check_data(pair: Pair, x: Tensor) -> None:
                 (chunk < low) | (chunk > high),
                 chunk,
                 start,
-                f"{pair.name} models values in [{low:g}, {high:g}]",
+                f"{pair.name} models values in [{low:g}, {high:g}], so rescale",
             )
 
 

@@ -19,11 +19,14 @@ class Cleaned:
     """What :func:`clean` found, each of shape (N, d).
 
     Attributes:
-        mean: the clean values, in the units of x.
-        sd: their posterior standard deviation over draws of the guide.
-        score: |x - mean| in units of the ordinary residual at that entry; about 1 is ordinary.
-        probability: share of the posterior draws in which that score is above the threshold.
-        mask: True where the entry is an outlier, ``probability > 1/2``.
+        mean: the clean values mu(E z), at the guide's mean code, in the units of x.
+        sd: the standard deviation of mu(z) over draws of the guide, in the units of x. A mean-field guide trained by
+            the ELBO understates it.
+        score: |x - mean| in units of the ordinary residual at that entry (a floor, a scale or a sigma, as the model
+            has it).
+        probability: share of the posterior draws of z in which |x - mu(z)| is above ``threshold`` ordinary residuals;
+            a step is 1 / draws. It is the posterior of an event, and not calibrated against what "really" is dirty.
+        mask: True where that is more likely than not.
     """
 
     mean: Tensor
@@ -65,8 +68,19 @@ def reconstruct(pair: Pair, x: Tensor, *, passes: int | None = None, draw: bool 
             with at_mean:
                 q = poutine.trace(pair.guide).get_trace(x)
             p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x)
-            x = _recorded(p, "mu", "mean")
-    return x, _recorded(p, "scale", "stddev")
+            x = _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
+    return x, _finite(_recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
+
+
+def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
+    if not torch.isfinite(value).all():
+        fn: Any = p.nodes["x"]["fn"]
+        family = type(getattr(fn, "base_dist", fn)).__name__
+        raise InputError(
+            f"the likelihood at x ({family}) gives a {moment} that is not finite: let the model record its own with "
+            f'pyro.deterministic("{site}", ..., event_dim=1)'
+        )
+    return value
 
 
 def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:

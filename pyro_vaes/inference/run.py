@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,14 @@ def target_function(target: str) -> Callable[..., Pair]:
     if spec is None or spec.loader is None:
         raise InputError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # What lies beside the file can be imported, as when it is run.
+    sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{file} could not be run: {first_line(error)}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
