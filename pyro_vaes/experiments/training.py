@@ -66,7 +66,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")
     ticks, stop = context.Value("q", 0), context.Event()
     with (
-        tqdm(total=steps, desc=desc, unit="step") as bar,
+        tqdm(total=steps, desc=desc, unit="step", mininterval=0.5) as bar,
         ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks, stop)) as pool,
     ):
         futures = {pool.submit(cell, *setting): setting for setting in settings}
