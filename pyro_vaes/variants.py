@@ -4,8 +4,8 @@ Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, ent
 encoder's widths from x inwards; the decoder's are their mirror image), and gives a :class:`~pyro_vaes.pair.Pair`.
 Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise. S0 is
 Wang, Dai, Hua, Aston & Wipf, "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
-Presence of Outliers" (2018); S3 is Wipf's tutorial on VAEs; S4 a course report on the classical ones. A new variant
-touches three places: see CONTRIBUTING.md.
+Presence of Outliers" (2018); S3 are tutorial slides on the theory of VAEs; S4 a course report on the classical ones.
+A new variant touches three places: see CONTRIBUTING.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -171,7 +171,7 @@ def affine_ic_vae(
     ELBO | S0 III-B.
 
     ``latent_dim`` is d by default (kappa = d, S0 V-A): the bound prunes what it does not need. Data are real; ``width``
-    is the largest outlier to expect, in units of x.
+    is the largest outlier to expect, in units of x. Beyond it the prior is no density, and the loss no bound.
 
     >>> affine_ic_vae(data_dim=4).model.decoder
     Linear(in_features=4, out_features=4, bias=True)

@@ -8,7 +8,7 @@ import torch
 
 from pyro_vaes.cli import main
 from pyro_vaes.evaluation import plots
-from pyro_vaes.experiments import demo, frey_recovery
+from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
 from pyro_vaes.experiments.training import trained
 
 
@@ -78,3 +78,18 @@ def test_labels_of_curves_never_cover_each_other():
     ends = plots._spread([0.1, 0.1, 0.1001, 0.5], [0.1, 0.5])
     gaps = sorted(ends)
     assert all(b - a >= 0.045 * 0.5 - 1e-12 for a, b in pairwise(gaps))
+
+
+@pytest.mark.parametrize("experiment", [floor_sweep, recycling])
+def test_the_digit_experiments_end_to_end_in_small(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "side_by_side", lambda cell, cells, **_: {c: cell(*c) for c in cells})
+    monkeypatch.setitem(experiment.SCALES, "quick", {"steps": 2, "seeds": [0]})
+    path = experiment.reproduce(tmp_path, "quick", tmp_path)
+    result = json.loads(path.read_text())
+    expected = len(floor_sweep.SETTINGS) if experiment is floor_sweep else len(recycling.WAYS)
+    assert len(result["rows"]) == expected
+    assert experiment.table(result).count("\n") == 1 + expected
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    if experiment is floor_sweep:
+        for row in result["rows"][: len(floor_sweep.FLOORS)]:
+            assert row["ordinary residual"][0] == pytest.approx(row["floor"], rel=1e-4)

@@ -112,7 +112,7 @@ def test_fit_leaves_the_callers_randomness_alone(data):
     torch.manual_seed(9)
     expected = torch.rand(3)
     torch.manual_seed(9)
-    pv.fit(pv.l2_vae(8, 2, (6,)) if False else make_without_rng(), data, steps=3, progress=False)
+    pv.fit(make_without_rng(), data, steps=3, progress=False)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -375,3 +375,11 @@ def test_changes_anywhere_in_the_data_are_seen(tmp_path):
     x[2999, 7] = 0.5
     with pytest.raises(pv.InputError, match="data checksum"):
         pv.fit(make(), x, steps=1, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_folder_with_a_checkpoint_is_never_trained_over(data, tmp_path):
+    pv.fit(make(), data, **OPTIONS, out=tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(pv.InputError, match="already holds a checkpoint"):
+        pv.fit(make(), data, **OPTIONS, out=tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

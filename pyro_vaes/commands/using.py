@@ -169,7 +169,7 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]"
     from dataclasses import replace
 
     from pyro_vaes.data import load
-    from pyro_vaes.inference.guard import as_batch, check_data
+    from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.run import Run
 
     folder = Run.open(run)
@@ -178,7 +178,6 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]"
     threshold = folder.config["data"].get("binarise")
     if threshold is not None:
         dataset = replace(dataset, x=(as_batch(dataset.x) > threshold).float())
-    check_data(pair, dataset.x)
     return pair, dataset
 
 

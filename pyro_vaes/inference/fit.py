@@ -112,7 +112,8 @@ def fit(
         on_step: called with the number of steps taken, after each.
 
     Raises:
-        InputError: for bad data, a bad plan, or a checkpoint that belongs to another plan, pair or data.
+        InputError: for bad data, a bad plan, a folder that holds a checkpoint already (without ``resume``), or a
+            checkpoint that belongs to another plan, pair or data.
         Diverged: for a loss or gradient that is not finite, before the step is taken; it names the site. The last
             good checkpoint stays.
 
@@ -127,6 +128,8 @@ def fit(
     check_data(pair, x)
     if resume and out is None:
         raise InputError("resume needs the run folder: give out")
+    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
+        raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
     whole("checkpoint_every", checkpoint_every)
     whole("log_every", log_every)
     rehearse(pair, x)

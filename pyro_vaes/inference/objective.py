@@ -20,7 +20,9 @@ class Loss(NamedTuple):
     Attributes:
         total: the scalar to minimise.
         terms: its parts by site; they sum to ``total``.
-        bound: the bound on log p(x) itself, without beta and the like; the number to show.
+        bound: the bound on log p(x), without beta and the like; the number to show. Where the guide is a point mass
+            (the autoencoders), the covariance is profiled (``indexed_ic_vae``) or the prior improper, it is the same
+            sum but bounds nothing: compare it within one model only.
     """
 
     total: Tensor

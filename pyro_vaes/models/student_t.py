@@ -14,8 +14,8 @@ class PrecisionMixture(PyroModule):
               \prod_j \mathrm{Gamma}(w_j; \tfrac{\nu}{2}, \tfrac{\nu}{2})\; \mathcal{N}(x_j; \mu_j(z), s_j^2 / w_j)
 
     With w integrated out, x given z is Student's t with :math:`\nu` degrees of freedom: the sparse-outlier story made
-    proper. Its loss tends to that of the iC-VAE with floor :math:`s \sqrt{\nu}` as :math:`\nu \to 0`: the floor is a
-    statistical quantity, and here it is learned.
+    proper. With :math:`s \sqrt{\nu}` held fixed and :math:`\nu \to 0`, differences of its loss tend to those of the
+    iC-VAE with that floor: the floor is a statistical quantity, and here it is learned.
 
     Args:
         prior: gives p(z) when called.
