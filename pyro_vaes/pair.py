@@ -60,6 +60,13 @@ class Pair(nn.Module):
         self.objective: Objective = ELBO() if objective is None else objective
         self.data_dim = self._check()
 
+    def __setattr__(self, name: str, value) -> None:
+        if name == "objective":
+            # A module may take the place of a plain function, and the other way round; torch would refuse.
+            self.__dict__.pop(name, None)
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
+
     def forward(self, x: Tensor, y: Tensor | None = None, *, size: int | None = None) -> Loss:
         # An empty store of its own for every call: Pyro's global one would hand the parameters of the first pair
         # of a process to the second.

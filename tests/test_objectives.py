@@ -400,7 +400,8 @@ def test_beta_of_one_site_alone():
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)
-    objective = ELBO(pair.objective.beta, particles, sampled=pair.objective.sampled)
+    objective = pair.objective
+    objective.particles = particles
     torch.manual_seed(9)
     loss = objective(pair.model, pair.guide, x, size=70)
     torch.manual_seed(9)

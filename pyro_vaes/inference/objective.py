@@ -44,14 +44,41 @@ class Objective(Protocol):
     ) -> Loss: ...
 
 
-class ELBO:
+def setting(value: float) -> Tensor:
+    """Hold a number of an objective as a tensor.
+
+    In double precision, to be rounded where it is used: so it is what was given, whatever the pair's own precision.
+    """
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+class Settings(nn.Module):
+    """Numbers by site, as buffers that no checkpoint holds: they are the objective's, not the parameters'.
+
+    >>> Settings({"z": 0.5}).get("z")
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    def __init__(self, values: Mapping[str, float]):
+        super().__init__()
+        self._names = {site: site.replace(".", "_") for site in values}
+        for site, value in values.items():
+            self.register_buffer(self._names[site], setting(value), persistent=False)
+
+    def get(self, site: str) -> Tensor | None:
+        return getattr(self, self._names[site]) if site in self._names else None
+
+
+class ELBO(nn.Module):
     r"""The negative evidence lower bound by site, with analytic KL divergences where they exist.
 
     .. math:: \mathcal{L} = \frac{1}{N} \Big( \beta \sum_{\text{latent}} \mathrm{KL}[q \| p]
               - \sum_{\text{observed}} \mathbb{E}_q \log p \Big)
 
     Args:
-        beta: weight of the KL terms, one number or one per site; 1 is the bound, 0 switches the prior off.
+        beta: weight of the KL terms, one number or one per site; 1 is the bound, 0 switches the prior off. It is
+            held as a tensor, the setting ``objective.beta`` (or ``objective.beta.SITE``) of a pair, so that a schedule
+            can change it while a compiled step runs.
         particles: L, draws of the guide per datum.
         sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists. A site whose
             q is its exact conditional posterior should be listed: then the sampled terms cancel without variance.
@@ -78,14 +105,19 @@ class ELBO:
             number("beta", value)
         if isinstance(sampled, str):
             raise InputError(f"sampled is {sampled!r}: it must be a list of sites")
-        self.beta, self.particles, self.sampled = beta, particles, tuple(sampled)
+        super().__init__()
+        self._given, self.particles, self.sampled = beta, particles, tuple(sampled)
+        if isinstance(beta, Mapping):
+            self.beta = Settings(beta)
+        else:
+            self.register_buffer("beta", setting(beta), persistent=False)
 
     def __repr__(self) -> str:
-        defaults = {"beta": 1.0, "particles": 1, "sampled": ()}
-        changed = [f"{k}={v!r}" for k, d in defaults.items() if (v := getattr(self, k)) not in (d, {"z": d})]
+        values = {"beta": (self._given, 1.0), "particles": (self.particles, 1), "sampled": (self.sampled, ())}
+        changed = [f"{k}={v!r}" for k, (v, default) in values.items() if v not in (default, {"z": default})]
         return f"ELBO({', '.join(changed)})"
 
-    def __call__(self, model, guide, x, y=None, *, size=None) -> Loss:
+    def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         q, p = self._traces(model, guide, x, y, size)
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)
@@ -94,11 +126,12 @@ class ELBO:
                 continue
             term = _site_term(name, site, q.nodes.get(name), name in self.sampled).sum() * per_datum
             bound = bound - term.detach()
-            terms[name] = term * self._beta(name) if name in q.nodes else term
+            terms[name] = self._weighted(name, term) if name in q.nodes else term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
 
-    def _beta(self, site: str) -> float:
-        return self.beta.get(site, 1.0) if isinstance(self.beta, Mapping) else self.beta
+    def _weighted(self, site: str, term: Tensor) -> Tensor:
+        beta = self.beta.get(site) if isinstance(self.beta, Settings) else self.beta
+        return term if beta is None else term * beta.to(term.dtype)
 
     def _traces(self, model, guide, x, y, size):
         if self.particles > 1:

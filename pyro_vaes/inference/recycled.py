@@ -2,7 +2,7 @@
 
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.objective import Loss, Objective
@@ -19,7 +19,7 @@ class _Likelihood(Messenger):
             self.fn = msg["fn"]
 
 
-class Recycled:
+class Recycled(nn.Module):
     r"""Sum an objective over N passes, each on a draw from the likelihood of the pass before.
 
     .. math:: \mathcal{L}_N = \sum_{k=1}^{N} \mathcal{L}(X_k), \qquad x_{k+1} \sim p(x \mid z_k), \quad
@@ -67,6 +67,7 @@ class Recycled:
             raise InputError(f"clip is {clip}: it must be (low, high) with low < high")
         if recycle_grad and isinstance(objective, Stock) and not hasattr(objective.estimator, "differentiable_loss"):
             raise InputError(f"{objective!r} computes its own gradients: recycle_grad cannot flow through it")
+        super().__init__()
         self.objective, self.passes, self.recycle_grad, self.clip = objective, passes, recycle_grad, clip
 
     def __repr__(self) -> str:
@@ -74,7 +75,7 @@ class Recycled:
         extra += f", clip={self.clip}" if self.clip else ""
         return f"Recycled({self.objective!r}, passes={self.passes}{extra})"
 
-    def __call__(self, model, guide, x, y=None, *, size=None) -> Loss:
+    def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         terms: dict[str, Tensor] = {}
         losses = []
         for k in range(1, self.passes + 1):

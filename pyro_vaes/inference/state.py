@@ -40,14 +40,15 @@ def warm_start(pair: Pair, other: Pair) -> None:
 
 
 def state(pair: Pair) -> dict[str, Tensor]:
-    """Give every parameter and buffer of a pair by name, each once.
+    """Give every parameter and every buffer that is kept, by name, each once; not the objective's settings.
 
     >>> from pyro_vaes.variants import ic_vae
     >>> [name for name in state(ic_vae(4, 2, ())) if "decoder" in name]
     ['model.decoder.0.weight', 'model.decoder.0.bias']
     """
     # named_parameters, unlike state_dict, names a network that model and guide share only once.
-    return dict(pair.named_parameters()) | dict(pair.named_buffers())
+    kept = pair.state_dict().keys()
+    return dict(pair.named_parameters()) | {name: b for name, b in pair.named_buffers() if name in kept}
 
 
 def adam_state(adam: torch.optim.Adam, tensors: dict[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:

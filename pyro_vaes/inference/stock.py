@@ -10,7 +10,7 @@ from pyro_vaes.errors import InputError
 from pyro_vaes.inference.objective import Loss
 
 
-class Stock:
+class Stock(nn.Module):
     """Use one of Pyro's own estimators as an objective, untouched.
 
     Args:
@@ -32,12 +32,13 @@ class Stock:
     def __init__(self, estimator: PyroELBO):
         if not isinstance(estimator, PyroELBO):
             raise InputError(f"estimator is {estimator!r}: it must be one of Pyro's, such as Trace_ELBO()")
+        super().__init__()
         self.estimator = estimator
 
     def __repr__(self) -> str:
         return f"Stock({type(self.estimator).__name__}())"
 
-    def __call__(self, model: nn.Module, guide: nn.Module, x: Tensor, y=None, *, size=None) -> Loss:
+    def forward(self, model: nn.Module, guide: nn.Module, x: Tensor, y=None, *, size=None) -> Loss:
         if isinstance(self.estimator, RenyiELBO):
             size = None  # it would exponentiate the plate's scale
         if hasattr(self.estimator, "differentiable_loss"):
@@ -61,7 +62,8 @@ def _with_gradients(estimator, model, guide, x, y, size) -> Tensor:
         torch.enable_grad(),
     ):
         value = estimator.loss_and_grads(model, guide, x, y, size=size)
-    surrogate = x.new_tensor(value)
+    # While a step is traced the value is a tensor, not a number.
+    surrogate = torch.as_tensor(value, dtype=x.dtype, device=x.device)
     for p, grad in zip(parameters, kept, strict=True):
         if p.grad is not None:
             # The value is zero, the gradient that of the estimator.

@@ -1,0 +1,266 @@
+"""Three engines for one training step: as it is, as a graph, as a compiled graph.
+
+A model and a guide are plain Pyro programs, which the effect handlers of Pyro interpret anew at every step: that
+costs more than the arithmetic of a small network, and keeps a compiler out. The engine ``graph`` runs the handlers
+once, on tensors without values, and keeps the tensor operations they did, forward and backward pass together
+(:mod:`~pyro_vaes.inference.tracing`). From then on a step is that list of operations. The engine ``inductor`` gives the list
+to torch's compiler, which fuses it. The engine ``eager`` runs the program itself.
+
+**What becomes a variable and what a constant.** Tensors stay variables: parameters, buffers (running averages, fixed
+scales and floors), the objective's settings such as beta, the learning rate, the batch, the random draws. Python
+numbers become constants: the number of particles and passes, sizes, a ``width``. A schedule therefore changes a tensor.
+
+**What cannot become a graph:** a program that looks at values while it runs (``if tensor``, ``.item()`` on something
+that matters, rejection samplers), that counts in Python, or enumerates. Such a program trains all the same: the
+engine steps down to one that works, and says once what stopped it and where.
+
+**Nothing is taken on trust.** The first batch of every shape is computed twice by the program and twice by its graph, from
+the same random state: loss, every site's term, every gradient, every buffer and the state of the random generator
+afterwards must agree. ``describe(engine)`` tells what was traced, what it cost and how well it agreed.
+
+A graph belongs to a shape of the batch, a dtype, a device and a mode (training or not); the smaller last batch of an
+epoch gets one of its own, which is not compiled, since it runs once per epoch.
+"""
+
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.inference.adam import Adam
+from pyro_vaes.inference.tracing import Traced, Untraceable, cause, statistics, tensors, trace
+from pyro_vaes.inference.verify import Agreement, agreement
+from pyro_vaes.pair import Pair
+
+ENGINES = ("eager", "graph", "inductor")
+# Steps from which an engine pays for itself; measured, see results/bench-steps.quick.json.
+GRAPH_PAYS, INDUCTOR_PAYS = 300, 20_000
+
+Gradients = Callable[[Tensor], tuple[list[Tensor | None], Tensor]]
+
+
+class EngineWarning(UserWarning):
+    """An engine stepped down to a simpler one; the message names the cause."""
+
+
+@dataclass
+class Shape:
+    """What an engine made for one shape of batch."""
+
+    x: str
+    kind: str
+    operations: int = 0
+    traced: float = 0.0
+    compiled: float = 0.0
+    agreement: Agreement | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "eager":
+            return f"{self.x}: the program itself"
+        text = f"{self.x}: {self.operations} operations, traced in {self.traced:.1f} s"
+        if self.kind == "inductor":
+            text += f", compiled in {self.compiled:.1f} s"
+        return f"{text}; {self.agreement}"
+
+
+class Engine:
+    """Run training steps of a pair: loss, gradient, Adam.
+
+    Args:
+        kind: ``eager``, ``graph`` or ``inductor``.
+        pair: in the mode it is to run in; its parameters change in place, and must stay the same tensors.
+        size: N, all data, for the plate's scale.
+        lr: Adam's learning rate; write ``engine.adam.lr`` to change it.
+        reason: why this kind, for :func:`describe`.
+        prepare: what happens to a batch before the pair sees it, inside the graph.
+        varied: settings that a schedule changes: the engine checks that its graph follows them.
+
+    Attributes:
+        kind: what it runs; another than asked for after a :class:`EngineWarning`.
+        names: of the statistics that a step gives: loss, bound, then the sites.
+        shapes: a line for each shape of batch so far.
+
+    Raises:
+        InputError: for an unknown kind.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> engine = Engine("graph", l2_vae(4, 2, (3,)).train(), size=20)
+    >>> dict(zip(engine.names, engine.step(torch.rand(5, 4)).tolist())).keys()
+    dict_keys([])
+    >>> engine.names
+    ('loss', 'bound', 'z', 'x')
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pair: Pair,
+        size: int,
+        lr: float = 1e-3,
+        reason: str = "as asked",
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        varied: tuple[Tensor, ...] = (),
+    ):
+        if kind not in ENGINES:
+            raise unknown("engine", str(kind), ["auto", *ENGINES])
+        self.asked, self.kind, self.reason, self.fell = kind, kind, reason, ""
+        self.pair, self.size, self.prepare, self.varied = pair, size, prepare, varied
+        learned, fixed = tensors(pair)
+        if not learned:
+            raise InputError(f"{pair.name} has no parameter to learn")
+        self.learned, self.fixed = list(learned.values()), list(fixed.values())
+        self.adam = Adam(self.learned, lr)
+        self.names: tuple[str, ...] = ()
+        self.shapes: list[Shape] = []
+        self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one optimiser step on a batch.
+
+        Args:
+            x: (B, d).
+
+        Returns:
+            The statistics, on the device: reading them is what costs a synchronisation, not this call.
+        """
+        # Which of the modules train is part of what a graph froze.
+        key = (self.pair.training, x.shape, x.dtype, x.device)
+        run = self._cache.get(key)
+        if run is None:
+            run = self._cache[key] = self._whole(self._gradients(x), x)
+        return run(x)
+
+    def eager(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        """Gradients and statistics by the program itself."""
+        with torch.enable_grad():
+            loss = self.loss(x)
+            self.names = ("loss", "bound", *loss.terms)
+            gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
+        return list(gradients), statistics(loss)
+
+    def loss(self, x: Tensor):
+        return self.pair(x if self.prepare is None else self.prepare(x), size=self.size)
+
+    def _gradients(self, x: Tensor) -> Gradients:
+        """Choose how this shape is run: as this engine does, or as the next simpler one that works."""
+        record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind)
+        self.shapes.append(record)
+        if self.kind == "eager":
+            return self.eager
+        try:
+            run = self._graph(x, record)
+        except Untraceable as error:
+            self._fall("eager", str(error))
+            record.kind = "eager"
+            return self.eager
+        # The ragged last batch of an epoch runs once per epoch, and is not worth a compilation.
+        if self.kind == "graph" or len(self.shapes) > 1:
+            record.kind = "graph"
+            return run
+        try:
+            return self._compiled(x, record)
+        except Exception as error:
+            self._fall("graph", cause(error))
+            record.kind = "graph"
+            return run
+
+    def _graph(self, x: Tensor, record: Shape) -> Gradients:
+        began = time.monotonic()
+        traced = trace(self.pair, x, self.size, self.prepare)
+        record.operations, record.traced = traced.operations, time.monotonic() - began
+        run = self._runner(traced.graph)
+        record.agreement = agreement(self, run, x)
+        self.names, self.traced = traced.names, traced
+        return run
+
+    def _compiled(self, x: Tensor, record: Shape) -> Gradients:
+        began = time.monotonic()
+        # The compiler's own random numbers would be as good, but not those of the program at the same seed.
+        options: dict[str, Any] = {"fallback_random": True}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = self._runner(torch.compile(self.traced.graph, fullgraph=True, dynamic=False, options=options))
+            record.agreement = agreement(self, run, x)
+        record.compiled = time.monotonic() - began
+        return run
+
+    def _runner(self, graph: Callable) -> Gradients:
+        parameters, buffers = self.adam.parameters, self.fixed
+
+        def run(x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            with torch.no_grad():
+                *gradients, stats = graph(parameters, buffers, x)
+            return gradients, stats
+
+        return run
+
+    def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def step(x: Tensor) -> Tensor:
+            found, stats = gradients(x)
+            self.adam.step(found)
+            return stats
+
+        if self.shapes[-1].kind == "inductor" and x.is_cuda:
+            from pyro_vaes.inference.capture import captured
+
+            try:
+                return captured(self, step, x)
+            except Exception as error:
+                self._fall("inductor", f"no CUDA graph: {cause(error)}")
+        return step
+
+    def _fall(self, kind: str, why: str) -> None:
+        if not self.fell:
+            warnings.warn(f"engine {self.kind} of {self.pair.name} runs as {kind}: {why}", EngineWarning, stacklevel=2)
+        self.fell, self.kind = why, kind
+
+
+def choose(asked: str, steps: int, device: torch.device) -> tuple[str, str]:
+    """Choose an engine for so many steps, and say why.
+
+    >>> choose("auto", 100, torch.device("cpu"))
+    ('eager', '100 steps are too few for a trace to pay')
+    """
+    if asked != "auto":
+        return asked, "as asked"
+    if steps < GRAPH_PAYS:
+        return "eager", f"{steps} steps are too few for a trace to pay"
+    if not compiler(device):
+        return "graph", f"there is no {'Triton' if device.type == 'cuda' else 'C++ compiler'} to compile with"
+    if device.type != "cuda" and steps < INDUCTOR_PAYS:
+        return "graph", f"{steps:,} steps are too few for a compilation to pay"
+    return "inductor", f"{steps:,} steps are worth a compilation"
+
+
+def compiler(device: torch.device) -> bool:
+    """Is there what torch's compiler needs for this device?"""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
+
+
+def engine(kind: str, pair: Pair, size: int, lr: float = 1e-3, steps: int = 10**6) -> Engine:
+    """Make an engine for a pair in training, ``auto`` included.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> print(describe(engine("eager", l2_vae(4, 2, (3,)), size=20)))
+    engine eager: as asked
+    """
+    kind, reason = choose(kind, steps, next(pair.parameters()).device)
+    return Engine(kind, pair.train(), size, lr, reason)
+
+
+def describe(engine: Engine) -> str:
+    """Say what an engine runs, why, and what it made of each shape of batch."""
+    lines = [f"engine {engine.kind}: {engine.reason}"]
+    if engine.fell:
+        lines = [f"engine {engine.kind} (asked for {engine.asked}): {engine.fell}"]
+    return "\n".join([*lines, *(f"  {shape}" for shape in engine.shapes)])

@@ -1,0 +1,208 @@
+"""From a Pyro program to one graph: the handlers run once, while the step is traced."""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from pyro_vaes.errors import first_line
+from pyro_vaes.inference.objective import Loss
+from pyro_vaes.pair import Pair
+
+aten = torch.ops.aten
+
+
+class Untraceable(RuntimeError):
+    """The program cannot become a graph; the message names the cause."""
+
+
+@dataclass
+class Traced:
+    """One step without its optimiser, as a graph of tensor operations.
+
+    Attributes:
+        graph: (parameters, buffers, x) -> (*gradients, statistics); parameters that get no gradient give None.
+        names: what the statistics are: ``loss``, ``bound``, then the sites.
+    """
+
+    graph: GraphModule
+    names: tuple[str, ...]
+
+    @property
+    def operations(self) -> int:
+        return sum(node.op == "call_function" for node in self.graph.graph.nodes)
+
+
+def tensors(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a step reads and changes: the parameters that learn, and everything else, buffers and settings included.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> sorted(tensors(l2_vae(4, 2, ()))[1])
+    ['model.prior.loc', 'model.prior.scale', 'model.scale.value', 'objective.beta']
+    """
+    named = dict(pair.named_parameters())
+    learned = {name: p for name, p in named.items() if p.requires_grad}
+    fixed = {name: p for name, p in named.items() if not p.requires_grad}
+    return learned, fixed | dict(pair.named_buffers())
+
+
+def statistics(loss: Loss) -> Tensor:
+    """Loss, bound and terms as one vector: one copy to the host tells everything."""
+    return torch.stack([loss.total, loss.bound, *loss.terms.values()]).detach()
+
+
+def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] | None = None) -> Traced:
+    """Run model, guide and objective once on tensors without values, and keep every operation they did.
+
+    The gradient is computed inside, so that forward and backward pass are one graph and nothing of autograd is left.
+    What enters as a tensor (parameters, buffers, settings, the batch) stays a variable; every Python number becomes a
+    constant.
+
+    Args:
+        x: (B, d), a batch of the shape to trace for. size: N, all data. prepare: x -> what the pair sees.
+
+    Raises:
+        Untraceable: if the program looks at a value while it runs, or an operation has no graph.
+    """
+    learned, fixed = tensors(pair)
+    names: list[str] = []
+
+    def step(parameters: list[Tensor], buffers: list[Tensor], x: Tensor):
+        leaves = [p.detach().requires_grad_() for p in parameters]
+        originals = [*learned.values(), *fixed.values()]
+        with swapped(pair, originals, [*leaves, *buffers]):
+            loss = pair(x if prepare is None else prepare(x), size=size)
+        names[:] = ["loss", "bound", *loss.terms]
+        gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
+        return *gradients, statistics(loss)
+
+    parameters = [p.detach() for p in learned.values()]
+    try:
+        with traceable():
+            graph = make_fx(step, tracing_mode="fake")(parameters, list(fixed.values()), x)
+    except Exception as error:
+        raise Untraceable(cause(error)) from error
+    simplify(graph)
+    return Traced(graph, tuple(names))
+
+
+@contextmanager
+def swapped(pair: Pair, originals: list[Tensor], others: list[Tensor]) -> Iterator[None]:
+    """Let modules hold other tensors for a while, wherever the originals are held.
+
+    ``torch.func.functional_call`` does not do here: where model and guide share a module, it swaps the module's
+    tensors twice, and leaves the second ones behind.
+    """
+    other = {id(original): new for original, new in zip(originals, others, strict=True)}
+    stores = [store for module in pair.modules() for store in (module._parameters, module._buffers)]
+    before = [dict(store) for store in stores]
+    try:
+        for store in stores:
+            store.update({name: other[id(t)] for name, t in store.items() if id(t) in other})  # type: ignore[arg-type]
+        yield
+    finally:
+        for store, held in zip(stores, before, strict=True):
+            store.update(held)  # type: ignore[arg-type]
+
+
+class _Values(TorchFunctionMode):
+    """Let ``.item()`` give the tensor itself: Pyro's estimators use it for numbers that nothing depends on."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.item:
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Switch off what looks at values: Pyro's validation and its warnings about NaN. The guard of the loop looks."""
+    with ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("pyro.infer.") and hasattr(module, "warn_if_nan"):
+                stack.enter_context(mock.patch.object(module, "warn_if_nan", lambda value, *_, **__: value))
+        stack.enter_context(pyro.validation_enabled(False))
+        stack.enter_context(_Values())
+        stack.enter_context(torch.enable_grad())
+        yield
+
+
+def cause(error: BaseException) -> str:
+    """Say in one line what stopped the trace, and at which line of whose file."""
+    what = first_line(error) or type(error).__name__
+    if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
+        what = "the program looks at a value while it runs (if, while, float() or a rejection sampler)"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    ours = [f for f in frames if not f.filename.endswith(("inference/tracing.py", "inference/compile.py"))]
+    where = f", at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
+    return f"{what}{where}"
+
+
+def simplify(graph: GraphModule) -> None:
+    """Drop operations that do nothing: each costs microseconds wherever the graph runs without a compiler."""
+    seen: dict[tuple, Node] = {}
+    changes = any(_changes_an_input(node) for node in graph.graph.nodes)
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function":
+            continue
+        # A running average is not the same before and after: there, only plain aliases are dropped.
+        source = node.args[0] if changes and node.target is aten.alias.default else None
+        source = source if changes else _same_as(node, seen)
+        if source is not None:
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _changes_an_input(node: Node) -> bool:
+    if node.op != "call_function" or not getattr(node.target, "_schema", None) or not node.target._schema.is_mutable:
+        return False
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node.op == "placeholder"
+
+
+# Views and pure arithmetic that a trace repeats; computing one of them once is enough.
+_PURE = (
+    aten.t.default, aten.expand.default, aten.view.default, aten.unsqueeze.default, aten.select.int,
+    aten.mul.Tensor, aten.div.Tensor, aten.sub.Tensor, aten.add.Tensor, aten.pow.Tensor_Scalar, aten.log.default,
+    aten.exp.default, aten.neg.default, aten.addmm.default, aten.relu.default, aten.tanh.default,
+    aten.sigmoid.default, aten.softplus.default, aten.sqrt.default, aten.reciprocal.default,
+)  # fmt: skip
+
+
+def _same_as(node: Node, seen: dict[tuple, Node]) -> Node | None:
+    """Find an earlier node with the value of this one."""
+    source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+    if source is not None and _is_identity(node, source):
+        return source
+    if source is not None and node.target is aten.t.default and source.target is aten.t.default:
+        return source.args[0]  # type: ignore[return-value]
+    if node.target not in _PURE:
+        return None
+    key = (node.target, repr(node.args), repr(node.kwargs))
+    if key in seen:
+        return seen[key]
+    seen[key] = node
+    return None
+
+
+def _is_identity(node: Node, source: Node) -> bool:
+    if node.target in (aten.alias.default, aten.detach.default):
+        return True
+    if node.target in (aten.expand.default, aten.view.default):
+        return node.meta["val"].shape == source.meta["val"].shape
+    if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.pow.Tensor_Scalar):
+        same = node.meta["val"].shape == source.meta["val"].shape and node.meta["val"].dtype == source.meta["val"].dtype
+        return same and not isinstance(node.args[1], Node) and node.args[1] == 1
+    return False
