@@ -91,7 +91,7 @@ def do_fit(
         device: cpu, cuda, or auto.
         checkpoint_every: steps between checkpoints.
     """
-    from pyro_vaes.inference.fit import Plan
+    from pyro_vaes.inference.plan import Plan
     from pyro_vaes.inference.run import Run, build, locate
 
     source = {

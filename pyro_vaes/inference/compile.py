@@ -36,6 +36,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.inference.adam import Adam
+from pyro_vaes.inference.guard import check_gradients, check_loss
 from pyro_vaes.inference.tracing import Traced, Untraceable, cause, statistics, tensors, trace
 from pyro_vaes.inference.verify import Agreement, agreement
 from pyro_vaes.pair import Pair
@@ -82,6 +83,7 @@ class Engine:
         reason: why this kind, for :func:`describe`.
         prepare: what happens to a batch before the pair sees it, inside the graph.
         varied: settings that a schedule changes: the engine checks that its graph follows them.
+        batch: rows of a full batch, the shape that is worth a compilation; by default that of the first.
 
     Attributes:
         kind: what it runs; another than asked for after a :class:`EngineWarning`.
@@ -108,15 +110,16 @@ class Engine:
         reason: str = "as asked",
         prepare: Callable[[Tensor], Tensor] | None = None,
         varied: tuple[Tensor, ...] = (),
+        batch: int | None = None,
     ):
         if kind not in ENGINES:
             raise unknown("engine", str(kind), ["auto", *ENGINES])
         self.asked, self.kind, self.reason, self.fell = kind, kind, reason, ""
-        self.pair, self.size, self.prepare, self.varied = pair, size, prepare, varied
+        self.pair, self.size, self.prepare, self.varied, self.batch = pair, size, prepare, varied, batch
         learned, fixed = tensors(pair)
         if not learned:
             raise InputError(f"{pair.name} has no parameter to learn")
-        self.learned, self.fixed = list(learned.values()), list(fixed.values())
+        self.learned, self.fixed, self.names_learned = list(learned.values()), list(fixed.values()), list(learned)
         self.adam = Adam(self.learned, lr)
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -137,6 +140,40 @@ class Engine:
         if run is None:
             run = self._cache[key] = self._whole(self._gradients(x), x)
         return run(x)
+
+    def rates(self, rates: list[float]) -> None:
+        """Set the learning rate of the next step; a list, because replicas have one each."""
+        self.adam.lr.fill_(rates[0])
+
+    def watched(self) -> list[Tensor]:
+        """What must stay finite: the parameters and their moments."""
+        return [*self.adam.parameters, *self.adam.mean, *self.adam.square]
+
+    def changing(self) -> list[Tensor]:
+        """Every tensor that a step may change."""
+        return [*self.watched(), *self.adam.steps, *self.fixed]
+
+    def random(self) -> list[Tensor]:
+        """The state of every random generator that a step draws from."""
+        device = self.learned[0].device
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+    def set_random(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, self.learned[0].device)
+
+    def saved(self, run: int = 0) -> dict[str, Tensor]:
+        """What a checkpoint holds besides the pair itself: Adam's state and the random generators'."""
+        return self.adam.state() | dict(zip(("random.cpu", "random.cuda"), self.random(), strict=False))
+
+    def diagnose(self, x: Tensor, run: int, step: int) -> None:
+        """Compute a step by the program itself, and raise :class:`~pyro_vaes.inference.guard.Diverged` with the site."""
+        with torch.enable_grad():
+            loss = self.loss(x)
+            check_loss(loss, step)
+            check_gradients(dict(zip(self.names_learned, torch.autograd.grad(
+                loss.total, self.learned, allow_unused=True), strict=True)), step)
 
     def eager(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients and statistics by the program itself."""
@@ -162,7 +199,8 @@ class Engine:
             record.kind = "eager"
             return self.eager
         # The ragged last batch of an epoch runs once per epoch, and is not worth a compilation.
-        if self.kind == "graph" or len(self.shapes) > 1:
+        self.batch = self.batch or len(x)
+        if self.kind == "graph" or len(x) != self.batch:
             record.kind = "graph"
             return run
         try:
@@ -229,6 +267,8 @@ def choose(asked: str, steps: int, device: torch.device) -> tuple[str, str]:
     >>> choose("auto", 100, torch.device("cpu"))
     ('eager', '100 steps are too few for a trace to pay')
     """
+    if asked not in ("auto", *ENGINES):
+        raise unknown("engine", str(asked), ["auto", *ENGINES])
     if asked != "auto":
         return asked, "as asked"
     if steps < GRAPH_PAYS:

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import pyro
@@ -29,11 +30,12 @@ def as_batch(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def check_data(pair: Pair, x: Tensor) -> None:
+def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> None:
     """Refuse data that the pair cannot model.
 
     Args:
         x: shape (N, d), float or uint8, read in chunks.
+        augment: what happens to a batch before the pair sees it; it takes values in [0, 1].
 
     Raises:
         InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
@@ -64,6 +66,10 @@ def check_data(pair: Pair, x: Tensor) -> None:
     for start in range(0, len(x), CHUNK):
         chunk = as_batch(x[start : start + CHUNK])
         _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
+        if augment is not None:
+            _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
+            with torch.random.fork_rng():
+                chunk = augment(chunk)
         _refuse(
             ~family.check(chunk),
             chunk,
@@ -91,7 +97,7 @@ def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
         raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
 
 
-def rehearse(pair: Pair, x: Tensor) -> None:
+def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Tensor] = as_batch) -> None:
     """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
 
     Raises:
@@ -100,7 +106,7 @@ def rehearse(pair: Pair, x: Tensor) -> None:
     # With gradients: some of Pyro's estimators refuse to work without.
     with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
         try:
-            pair(as_batch(x[:2]).to(_first(pair).device), size=len(x))
+            pair(prepare(x[:2].to(_first(pair).device)), size=len(x))
         except InputError:
             raise
         except Exception as error:
@@ -118,11 +124,10 @@ def check_loss(loss: Loss, step: int) -> None:
         raise Diverged(f"step {step}: the loss is {loss.total.item()} at site {', '.join(map(repr, sites))}")
 
 
-def check_gradients(pair: Pair, step: int) -> None:
+def check_gradients(gradients: Mapping[str, Tensor | None], step: int) -> None:
     """Stop on a gradient that is not finite, and name the parameter."""
-    gradients = [p.grad for p in pair.parameters() if p.grad is not None]
-    if gradients and not math.isfinite(torch.stack(torch._foreach_norm(gradients)).sum().item()):
-        bad = [n for n, p in pair.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    bad = [name for name, g in gradients.items() if g is not None and not torch.isfinite(g).all()]
+    if bad:
         raise Diverged(f"step {step}: the loss is finite but its gradient is not, at {', '.join(map(repr, bad))}")
 
 

@@ -17,8 +17,8 @@ import torch
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.fit import CHECKPOINT, METRICS
 from pyro_vaes.inference.state import load_state
+from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
 

@@ -51,22 +51,21 @@ def state(pair: Pair) -> dict[str, Tensor]:
     return dict(pair.named_parameters()) | {name: b for name, b in pair.named_buffers() if name in kept}
 
 
-def adam_state(adam: torch.optim.Adam, tensors: dict[str, Tensor], path: Path) -> dict[int, dict[str, Tensor]]:
-    """Read Adam's state out of a checkpoint, tensor by tensor: the fused kernel would write past one of another shape.
+def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> list[Tensor]:
+    """Read the state of optimiser and random generators, tensor by tensor, in the order of ``expected``.
+
+    Args:
+        expected: the state as it is now; a fused kernel would write past a tensor of another shape.
 
     Raises:
         InputError: if a tensor is missing, too many, or of another kind or shape.
     """
-    parameters = adam.param_groups[0]["params"]
-    expected = {f"adam.{i}.{key}" for i in range(len(parameters)) for key in ("step", "exp_avg", "exp_avg_sq")}
-    if {name for name in tensors if name.startswith("adam.")} != expected:
+    moments = {name for name in tensors if name.startswith("adam.")}
+    if moments != {name for name in expected if name.startswith("adam.")}:
         raise InputError(f"{path} has the optimiser's state of another run")
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name in expected:
-        _, i, key = name.split(".")
-        shape = torch.Size() if key == "step" else parameters[int(i)].shape
-        if tensors[name].shape != shape or not tensors[name].is_floating_point():
-            found = f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
-            raise InputError(f"{path}: {name} is {found}, not a float of shape {tuple(shape)}")
-        moments.setdefault(int(i), {})[key] = tensors[name]
-    return dict(sorted(moments.items()))
+    for name, now in expected.items():
+        found = tensors.get(name)
+        if found is None or found.shape != now.shape or found.dtype != now.dtype:
+            what = "missing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
+            raise InputError(f"{path}: {name} is {what}, not {now.dtype} of shape {tuple(now.shape)}")
+    return [tensors[name] for name in expected]

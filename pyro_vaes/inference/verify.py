@@ -48,7 +48,7 @@ def agreement(engine: "Engine", run: Callable, x: Tensor) -> Agreement:
         if not torch.equal(random, state):
             raise Untraceable("the program draws other random numbers than its graph")
         worst.loss = max(worst.loss, _distance("the loss", stats, expected, tolerance))
-        for name, one, other in zip(_names(engine), mine, reference, strict=True):
+        for name, one, other in zip(engine.names_learned, mine, reference, strict=True):
             if (one is None) != (other is None):
                 raise Untraceable(f"the gradient of {name} is there in one and not in the other")
             if one is not None:
@@ -94,10 +94,6 @@ def _distance(what: str, one: Tensor, other: Tensor, tolerance: float) -> float:
     if off > tolerance and size > 1e-7:
         raise Untraceable(f"{what} differs from the program's by {off:.0e} of its size")
     return off if size > 1e-7 else 0.0
-
-
-def _names(engine: "Engine") -> list[str]:
-    return [name for name, p in engine.pair.named_parameters() if p.requires_grad]
 
 
 def _python_numbers(pair: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The loop over steps: in blocks, so that the device is asked once per block how it goes."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.inference.guard import Diverged, Interruption
+from pyro_vaes.inference.schedules import Schedule
+from pyro_vaes.inference.track import Track
+
+# Steps between two looks at the device. Each look costs a synchronisation and a pass over the parameters.
+BLOCK = 100
+
+
+class Stepper(Protocol):
+    """What the loop needs of an engine, be it one run or many replicas."""
+
+    kind: str
+    names: tuple[str, ...]
+
+    def step(self, x: Tensor) -> Tensor: ...
+    def rates(self, rates: list[float]) -> None: ...
+    def changing(self) -> list[Tensor]: ...
+    def watched(self) -> list[Tensor]: ...
+    def random(self) -> list[Tensor]: ...
+    def set_random(self, states: list[Tensor]) -> None: ...
+    def saved(self, run: int) -> dict[str, Tensor]: ...
+    def diagnose(self, x: Tensor, run: int, step: int) -> None: ...
+
+
+class Loop:
+    """Train the runs of an engine together.
+
+    A block is a number of steps without a look at the device. If it went wrong, everything is put back to where the block
+    began and the block is repeated step by step, which costs nothing as long as nothing goes wrong, and finds the first
+    bad step before it is taken.
+
+    Args:
+        engine: takes steps.
+        tracks: the runs, one or as many as there are replicas.
+        batches: step -> the rows of that step.
+        schedules: by setting, with the tensors that it changes.
+    """
+
+    def __init__(
+        self,
+        engine: Stepper,
+        tracks: list[Track],
+        batches: Callable[[int], Tensor],
+        schedules: Mapping[str, tuple[Schedule, list[Tensor]]],
+    ):
+        self.engine, self.tracks, self.batches, self.schedules = engine, tracks, batches, schedules
+        self.plan = tracks[0].plan
+
+    @property
+    def taken(self) -> int:
+        return self.tracks[0].history.step
+
+    def block(self, end: int, wish: Interruption, log_every: int, after: Callable[[int], Any]) -> None:
+        """Go on to step ``end``, or to a wish to stop."""
+        first, begin = self.taken, self._snapshot()
+        pending = []
+        while self.taken < end and wish.signal is None:
+            pending.append(self._step(self.taken))
+            self._count(self.taken + 1)
+            after(self.taken)
+        values = self._read(pending)
+        if not self._good(values):
+            last = self.taken
+            self._restore(begin)
+            self._count(first)
+            raise self._repeat(first, last, begin, log_every)
+        self._log(first, values, log_every)
+
+    def save(self) -> None:
+        for run, track in enumerate(self.tracks):
+            track.save(self.engine.saved(run), self.engine.kind)
+
+    def _step(self, step: int) -> Tensor:
+        self.engine.rates([track.plan.rate(step) for track in self.tracks])
+        for schedule, targets in self.schedules.values():
+            value = schedule(step)
+            for target in targets:
+                target.fill_(value)
+        return self.engine.step(self.batches(step))
+
+    def _count(self, step: int) -> None:
+        for track in self.tracks:
+            track.history.step = step
+
+    def _read(self, pending: list[Tensor]) -> Tensor:
+        """Statistics of a block, (steps, runs, names), on the host: the one synchronisation."""
+        return torch.stack(pending).cpu().reshape(len(pending), len(self.tracks), -1)
+
+    def _good(self, values: Tensor) -> bool:
+        largest = torch._foreach_norm(self.engine.watched(), ord=math.inf)
+        finite = bool(torch.isfinite(torch.stack([norm.double() for norm in largest])).all())
+        return finite and bool(torch.isfinite(values[..., 0]).all())
+
+    def _log(self, first: int, values: Tensor, log_every: int) -> None:
+        for i, row in enumerate(values.tolist()):
+            step = first + i + 1
+            if step % log_every == 0 or step == self.plan.steps:
+                for track, entries in zip(self.tracks, row, strict=True):
+                    track.log(step, self.engine.names, entries)
+
+    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
+        return [t.detach().clone() for t in self.engine.changing()], self.engine.random()
+
+    @torch.no_grad()
+    def _restore(self, snapshot: tuple[list[Tensor], list[Tensor]]) -> None:
+        for tensor, value in zip(self.engine.changing(), snapshot[0], strict=True):
+            tensor.copy_(value)
+        self.engine.set_random(snapshot[1])
+
+    def _repeat(self, first: int, last: int, begin: tuple[list[Tensor], list[Tensor]], log_every: int) -> Diverged:
+        """Repeat a bad block step by step, stop before the bad step, and say what went wrong."""
+        for step in range(first, last):
+            before = self._snapshot()
+            values = self._read([self._step(step)])
+            if self._good(values):
+                self._log(step, values, log_every)
+                self._count(step + 1)
+                continue
+            self._restore(before)
+            bad = next((r for r, v in enumerate(values[0, :, 0].tolist()) if not math.isfinite(v)), 0)
+            try:
+                for run in [bad, *range(len(self.tracks))]:
+                    self.engine.diagnose(self.batches(step), run, step)
+                    self._restore(before)
+            except Diverged as error:
+                self._restore(before)
+                return error
+            return Diverged(f"step {step}: not finite under the engine {self.engine.kind!r}; try engine='eager'")
+        return Diverged(f"steps {first} to {last} were not finite, but are when repeated: the program is not reproducible")

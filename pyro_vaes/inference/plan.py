@@ -1,0 +1,62 @@
+"""What a training is told, and what it leaves behind."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pyro_vaes.errors import InputError, number, whole
+
+if TYPE_CHECKING:
+    from pyro_vaes.inference.compile import Engine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: everything that the result depends on, besides the pair and the data.
+
+    Attributes:
+        steps: optimiser steps in all, at least 1.
+        batch_size: rows per step; the last batch of an epoch may be smaller.
+        lr: Adam's learning rate at the start.
+        schedule: ``cosine`` (to zero at the end) or ``constant``.
+        seed: of the data order and the noise.
+
+    >>> Plan(steps=100).rate(50)
+    0.0005
+    """
+
+    steps: int = 3000
+    batch_size: int = 128
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole("steps", self.steps, high=2**53)
+        whole("batch_size", self.batch_size)
+        number("lr", self.lr, open_low=True)
+        if self.schedule not in ("cosine", "constant"):
+            raise InputError(f"schedule is {self.schedule!r}: it must be 'cosine' or 'constant'")
+        whole("seed", self.seed, low=0)
+
+    def rate(self, step: int) -> float:
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass
+class History:
+    """What a run left behind.
+
+    Attributes:
+        rows: one per logged step: step, epoch, loss, bound and terms in nats per datum, lr, seconds.
+        step: steps taken in all.
+        interrupted: the signal that ended the run early, or None.
+        engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    interrupted: int | None = None
+    engine: "Engine | None" = None

@@ -1,0 +1,79 @@
+"""Settings that change while a pair trains: beta, a floor, any number that the pair holds as a tensor."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pyro_vaes.errors import InputError, number, unknown, whole
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From one value to another in a straight line, then constant: KL warm-up is ``Linear(0, 1, steps)``.
+
+    Args:
+        start: the value at step 0. end: the value from step ``steps`` on. steps: at least 1.
+
+    >>> [Linear(0, 1, 10)(step) for step in (0, 5, 10, 99)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            number(name, getattr(self, name), low=-float("inf"))
+        whole("steps of a schedule", self.steps)
+
+    def __call__(self, step: int) -> float:
+        share = min(step / self.steps, 1.0)
+        return self.start + (self.end - self.start) * share
+
+
+def settings(pair: nn.Module) -> dict[str, Tensor]:
+    """Every number that the pair holds as a buffer of one entry, by name: what a schedule can change.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> sorted(settings(ic_vae(4, 2, (3,), floor=0.1)))
+    ['model.floor.value', 'objective.beta.z']
+    """
+    return {name: b for name, b in pair.named_buffers() if b.numel() == 1 and b.is_floating_point()}
+
+
+def find(pair: nn.Module, name: str) -> list[Tensor]:
+    """Find a setting by its name or a part of it between dots: ``beta`` for ``objective.beta.z``.
+
+    Raises:
+        InputError: if the pair has no such setting.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> find(ic_vae(4, 2, (3,), floor=0.1), "floor")
+    [tensor([0.1000])]
+    """
+    there = settings(pair)
+    found = [tensor for known, tensor in there.items() if f".{name}." in f".{known}."]
+    if not found:
+        raise unknown("setting", str(name), list(there))
+    return found
+
+
+def read(schedules: Mapping[str, Schedule | Sequence[float]] | None) -> dict[str, Schedule]:
+    """Take schedules as functions of the step, or as (start, end, steps).
+
+    >>> read({"beta": (0.0, 1.0, 100)})
+    {'beta': Linear(start=0.0, end=1.0, steps=100)}
+    """
+    found: dict[str, Schedule] = {}
+    for name, given in (schedules or {}).items():
+        if callable(given):
+            found[name] = given
+        elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 3:
+            found[name] = Linear(given[0], given[1], whole("steps of a schedule", given[2]))
+        else:
+            raise InputError(f"schedule of {name} is {given!r}: it must be a function of the step, or (start, end, steps)")
+    return found

@@ -1,0 +1,124 @@
+"""The files of one run: metrics as they happen, and the last good checkpoint."""
+
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import Tensor
+
+from pyro_vaes.errors import InputError, whole
+from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.plan import History, Plan
+from pyro_vaes.inference.state import state
+from pyro_vaes.pair import Pair
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+
+
+class Track:
+    """What belongs to one run and not to the engine: its plan, its rows, its folder.
+
+    Args:
+        pair: the run's pair. x: its data. plan: its plan.
+        out: its folder, or None to write nothing.
+        extra: whatever else a resumed run must have in common: schedules, augmentation.
+    """
+
+    def __init__(self, pair: Pair, x: Tensor, plan: Plan, out: Path | None, extra: Mapping[str, str] | None = None):
+        self.pair, self.plan, self.out, self.extra = pair, plan, out, dict(extra or {})
+        self.x, self.history = x, History()
+        self.metrics: TextIO | None = None
+        self.began = time.monotonic()
+        self.batches = -(-len(x) // plan.batch_size)
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Read the checkpoint, if there is one, and refuse one of another run."""
+        if self.out is None or not (self.out / CHECKPOINT).exists():
+            return None
+        path = self.out / CHECKPOINT
+        tensors, values = checkpoint.load(path)
+        identity = values.get("identity")
+        if not isinstance(identity, dict):
+            raise InputError(f"{path} does not say which run it belongs to")
+        for key, value in self.identity().items():
+            if identity.get(key) != value:
+                raise InputError(f"{path} belongs to another run: {key} was {identity.get(key)!r}, is {value!r}")
+        whole(f"the step in {path}", values.get("step"), low=0, high=self.plan.steps)
+        return tensors, values
+
+    def open(self, step: int) -> None:
+        """Begin, or go on after ``step``: a row after the checkpoint will be computed again."""
+        self.history.step = step
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        rows = _read_rows(self.out / METRICS) if step else []
+        self.history.rows = [row for row in rows if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in self.history.rows)
+        checkpoint.write_atomically(self.out / METRICS, text.encode())
+        self.metrics = open(self.out / METRICS, "a", buffering=1)  # noqa: SIM115 (closed in close)
+
+    def close(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def log(self, step: int, names: tuple[str, ...], values: list[float]) -> None:
+        named = dict(zip(names, values, strict=True))
+        row = {
+            "step": step,
+            "epoch": round(step / self.batches, 3),
+            "loss": named.pop("loss"),
+            "bound": named.pop("bound"),
+            "terms": named,
+            "lr": self.plan.rate(step - 1),
+            "seconds": round(time.monotonic() - self.began, 3),
+        }
+        self.history.rows.append(row)
+        if self.metrics is not None:
+            self.metrics.write(json.dumps(row) + "\n")
+
+    def save(self, tensors: Mapping[str, Tensor], engine: str) -> None:
+        """Write the checkpoint: tensors of the optimiser and of the random generators come from the engine."""
+        if self.out is None:
+            return
+        everything = {f"pair.{name}": tensor for name, tensor in state(self.pair).items()} | dict(tensors)
+        values = {"step": self.history.step, "engine": engine, "identity": self.identity()}
+        checkpoint.save(self.out / CHECKPOINT, everything, values)
+
+    def identity(self) -> dict[str, Any]:
+        shapes = {name: list(tensor.shape) for name, tensor in state(self.pair).items()}
+        return {
+            **asdict(self.plan),
+            **self.extra,
+            "objective": repr(self.pair.objective),
+            "parameters": zlib.crc32(json.dumps(shapes, sort_keys=True).encode()),
+            "data": list(self.x.shape),
+            "data checksum": self._checksum(),
+        }
+
+    def _checksum(self) -> int:
+        """A checksum of all rows, read in chunks so that a memory map is never copied whole, and once only."""
+        if not hasattr(self, "_sum"):
+            self._sum = 0
+            for start in range(0, len(self.x), 8192):
+                rows = self.x[start : start + 8192].contiguous().detach().cpu()
+                self._sum = zlib.crc32(rows.numpy().tobytes(), self._sum)
+        return self._sum
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # a line cut short by a crash is the last one
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("bound"), float)):
+            break
+        rows.append(row)
+    return rows
