@@ -27,10 +27,10 @@ from pyro_vaes.experiments.record import markdown_table, record
 from pyro_vaes.experiments.training import side_by_side, trained, untrained
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.checkpoint import write_atomically
-from pyro_vaes.inference.track import CHECKPOINT
 from pyro_vaes.inference.posterior import Cleaned, clean
 from pyro_vaes.inference.run import Run, versions
 from pyro_vaes.inference.state import load_state, state
+from pyro_vaes.inference.track import CHECKPOINT
 from pyro_vaes.pair import Pair
 
 NAME = "demo"

@@ -56,3 +56,8 @@ class Adam:
         named = zip(self.steps, self.mean, self.square, strict=True)
         keys = ("step", "exp_avg", "exp_avg_sq")
         return {f"adam.{i}.{key}": t for i, three in enumerate(named) for key, t in zip(keys, three, strict=True)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Copy a state into this one, in place: a captured step knows the tensors by their address."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])

@@ -3,8 +3,8 @@
 A model and a guide are plain Pyro programs, which the effect handlers of Pyro interpret anew at every step: that
 costs more than the arithmetic of a small network, and keeps a compiler out. The engine ``graph`` runs the handlers
 once, on tensors without values, and keeps the tensor operations they did, forward and backward pass together
-(:mod:`~pyro_vaes.inference.tracing`). From then on a step is that list of operations. The engine ``inductor`` gives the list
-to torch's compiler, which fuses it. The engine ``eager`` runs the program itself.
+(:mod:`~pyro_vaes.inference.tracing`). From then on a step is that list of operations. The engine ``inductor`` gives
+the list to torch's compiler, which fuses it. The engine ``eager`` runs the program itself.
 
 **What becomes a variable and what a constant.** Tensors stay variables: parameters, buffers (running averages, fixed
 scales and floors), the objective's settings such as beta, the learning rate, the batch, the random draws. Python
@@ -14,8 +14,8 @@ numbers become constants: the number of particles and passes, sizes, a ``width``
 that matters, rejection samplers), that counts in Python, or enumerates. Such a program trains all the same: the
 engine steps down to one that works, and says once what stopped it and where.
 
-**Nothing is taken on trust.** The first batch of every shape is computed twice by the program and twice by its graph, from
-the same random state: loss, every site's term, every gradient, every buffer and the state of the random generator
+**Nothing is taken on trust.** The first batch of every shape is computed twice by the program and twice by its graph,
+from the same random state: loss, every site's term, every gradient, every buffer and the state of the random generator
 afterwards must agree. ``describe(engine)`` tells what was traced, what it cost and how well it agreed.
 
 A graph belongs to a shape of the batch, a dtype, a device and a mode (training or not); the smaller last batch of an
@@ -37,7 +37,7 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.guard import check_gradients, check_loss
-from pyro_vaes.inference.tracing import Traced, Untraceable, cause, statistics, tensors, trace
+from pyro_vaes.inference.tracing import Untraceable, cause, statistics, tensors, trace
 from pyro_vaes.inference.verify import Agreement, agreement
 from pyro_vaes.pair import Pair
 
@@ -167,13 +167,18 @@ class Engine:
         """What a checkpoint holds besides the pair itself: Adam's state and the random generators'."""
         return self.adam.state() | dict(zip(("random.cpu", "random.cuda"), self.random(), strict=False))
 
+    def load(self, saved: list[dict[str, Tensor]]) -> None:
+        """Take up what :meth:`saved` gave."""
+        self.adam.load(saved[0])
+        self.set_random([tensor for name, tensor in saved[0].items() if name.startswith("random.")])
+
     def diagnose(self, x: Tensor, run: int, step: int) -> None:
-        """Compute a step by the program itself, and raise :class:`~pyro_vaes.inference.guard.Diverged` with the site."""
+        """Compute a step by the program itself, and raise ``Diverged`` with the site or the parameter."""
         with torch.enable_grad():
             loss = self.loss(x)
             check_loss(loss, step)
-            check_gradients(dict(zip(self.names_learned, torch.autograd.grad(
-                loss.total, self.learned, allow_unused=True), strict=True)), step)
+            gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
+        check_gradients(dict(zip(self.names_learned, gradients, strict=True)), step)
 
     def eager(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients and statistics by the program itself."""

@@ -1,8 +1,10 @@
 """Train a pair, or many of one kind together. The loop knows no variant."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -12,25 +14,28 @@ from tqdm import tqdm
 from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
-from pyro_vaes.inference.compile import ENGINES, Engine, choose
+from pyro_vaes.inference.compile import ENGINES, Engine, EngineWarning, choose
 from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_data, rehearse
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.plan import History, Plan
+from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
+from pyro_vaes.inference.tracing import Untraceable
 from pyro_vaes.inference.track import CHECKPOINT, Track
 from pyro_vaes.pair import Pair
 
 
 def fit(
-    pair: Pair,
-    x: Tensor,
+    pair: Pair | Sequence[Pair],
+    x: Tensor | Sequence[Tensor],
     *,
     steps: int = 3000,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Sequence[float] = 1e-3,
     schedule: str = "cosine",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    replicas: int | None = None,
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
     engine: str = "auto",
@@ -41,31 +46,44 @@ def fit(
     log_every: int = 20,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
-) -> History:
-    """Train a pair on data with Adam.
+) -> Any:
+    """Train a pair on data with Adam, or many pairs of one structure together.
 
     Args:
-        pair: any pair; its parameters change in place, and live where the training is.
-        x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used.
-        steps, batch_size, lr, schedule, seed: see :class:`~pyro_vaes.inference.plan.Plan`.
+        pair: any pair; its parameters change in place, and live where the training is. A list of pairs is trained as
+            replicas: they may differ in every tensor (parameters, a fixed floor, beta), not in their programs.
+        x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used. For replicas one for
+        all,
+            or a list of one each, of one shape.
+        steps, batch_size, lr, schedule, seed: see :class:`~pyro_vaes.inference.plan.Plan`; for replicas ``lr`` and
+        ``seed``
+            may be lists. Replicas of one seed given as a number have the seeds ``seed``, ``seed + 1``, ...
+        replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.
         schedules: settings that change on the way, by name, as (start, end, steps) or a function of the step:
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
         augment: fresh randomness in the data at every step: ``binarise``, ``impulse:0.4``, or a function of a batch.
-        engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which chooses by
+        engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
+        chooses by
             the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
         device: where to train; by default where the data are. Data that lie elsewhere, or are larger than a gigabyte,
             are read batch by batch, ahead of time; so a memory map is never copied whole.
-        out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing.
+        out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing. Replica r
+            writes into ``replica-r`` inside of it, and what it writes is that of an ordinary run.
         resume: go on from the checkpoint in ``out``, if there is one, bit for bit as if never interrupted.
         checkpoint_every, log_every: in steps.
         progress: show a bar.
-        on_step: called with the number of steps taken, after each. That a step was good is known only after its block of
+        on_step: called with the number of steps taken, after each. That a step was good is known only after its block
+        of
             a hundred; if it was not, the block is taken back.
+
+    Returns:
+        The :class:`~pyro_vaes.inference.plan.History`; for replicas a list of them, each with its ``pair``.
 
     Raises:
         InputError: for bad data, a bad plan, a folder that holds a checkpoint already (without ``resume``), or a
             checkpoint that belongs to another plan, pair or data.
-        Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that step,
+        Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
+        step,
             and the last good checkpoint stays.
 
     Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
@@ -74,41 +92,87 @@ def fit(
     >>> _ = torch.manual_seed(0)
     >>> fit(l2_vae(4, 2, (8,)), torch.rand(20, 4), steps=3, progress=False).step
     3
+    >>> [h.step for h in fit(l2_vae(4, 2, (8,)), torch.rand(20, 4), steps=3, replicas=2, progress=False)]
+    [3, 3]
     """
-    plan = Plan(steps, batch_size, lr, schedule, seed)
+    options = {
+        "schedules": schedules, "augment": augment, "engine": engine, "device": device, "resume": resume,
+        "checkpoint_every": checkpoint_every, "log_every": log_every, "progress": progress, "on_step": on_step,
+    }  # fmt: skip
+    if replicas is None and isinstance(pair, Pair):
+        plan = Plan(steps, batch_size, lr, schedule, seed)  # type: ignore[arg-type]
+        return train([pair], x, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
+    pairs = copies(pair, replicas)
+    lrs, seeds = each("lr", lr, len(pairs)), each("seed", seed, len(pairs), step=1)
+    plans = [Plan(steps, batch_size, one, schedule, of) for one, of in zip(lrs, seeds, strict=True)]
+    folders = [None if out is None else Path(out) / f"replica-{r}" for r in range(len(pairs))]
+    if engine != "eager":
+        try:
+            return train(pairs, x, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
+        except Untraceable as error:
+            warnings.warn(f"replicas of {pairs[0].name} run one after another: {error}", EngineWarning, stacklevel=2)
+    data = each_data(x, len(pairs))
+    runs = zip(pairs, data, plans, folders, strict=True)
+    return [train([p], rows, [plan], [folder], stacked=False, **options)[0] for p, rows, plan, folder in runs]  # type: ignore
+
+
+def train(
+    pairs: Sequence[Pair],
+    x: Tensor | Sequence[Tensor],
+    plans: Sequence[Plan],
+    out: Sequence[str | Path | None],
+    *,
+    stacked: bool,
+    schedules: Mapping[str, Schedule | Sequence[float]] | None,
+    augment: str | Augmentation | None,
+    engine: str,
+    device: str | torch.device | None,
+    resume: bool,
+    checkpoint_every: int,
+    log_every: int,
+    progress: bool,
+    on_step: Callable[[int], None] | None,
+) -> list[History]:
+    """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
-    _check(pair, x, fresh, engine, out, resume, checkpoint_every, log_every)
-    where = _device(x, device)
-    pair.to(where)
-    targets = {name: (function, find(pair, name)) for name, function in given.items()}
+    whole("checkpoint_every", checkpoint_every)
+    whole("log_every", log_every)
+    data = each_data(x, len(pairs)) if stacked else [x]
+    for pair, rows, folder in zip(pairs, data, out, strict=True):
+        _check(pair, rows, fresh, engine, folder, resume)  # type: ignore[arg-type]
+    where = _device(data[0], device)  # type: ignore[arg-type]
     prepare = as_batch if fresh is None else lambda batch: fresh(as_batch(batch))
-    rehearse(pair, x, prepare)
-    folder = Path(out) if out is not None else None
+    for pair, rows in zip(pairs, data, strict=True):
+        rehearse(pair.to(where), rows, prepare)  # type: ignore[arg-type]
+    extra = _extra(given, fresh)
+    tracks = [
+        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)  # type: ignore[arg-type]
+        for pair, rows, plan, folder in zip(pairs, data, plans, out, strict=True)
+    ]
+    targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
     with _naming(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
-        track = Track(pair.train(), x, plan, folder, _extra(given, fresh))
-        before = track.read() if resume else None
-        kind, reason = choose(engine, steps, where)
-        if before is not None and engine == "auto" and before[1].get("engine") in ENGINES:
-            kind, reason = before[1]["engine"], "as before the interruption"
-        varied = tuple(tensor for _, found in targets.values() for tensor in found)
-        runner = Engine(kind, pair, len(x), lr, reason, prepare, varied, min(batch_size, len(x)))
-        torch.manual_seed(seed)
-        if before is not None:
-            _restore(track, runner, *before)
-        track.open(before[1]["step"] if before is not None else 0)
-        track.history.engine = runner
-        batches = _batches(x, [Order(len(x), batch_size, seed, x.device)], where)
-        loop = Loop(runner, [track], batches, targets)
-        _run(loop, batches, pair.name, checkpoint_every, log_every, progress, on_step)
-    pair.eval()
-    return track.history
+        before = [track.read() if resume else None for track in tracks]
+        kind, reason = choose(engine, plans[0].steps, where)
+        if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
+            kind, reason = before[0][1]["engine"], "as before the interruption"
+        runner = _runner(kind, reason, tracks, targets, prepare, stacked)
+        torch.manual_seed(plans[0].seed)
+        _restore(tracks, runner, before)
+        for track in tracks:
+            track.history.engine, track.history.pair = runner, track.pair
+        batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device)
+                               for track, plan in zip(tracks, plans, strict=True)], where, stacked)  # fmt: skip
+        with runner if isinstance(runner, Replicas) else nullcontext():
+            _run(Loop(runner, tracks, batches, targets), batches, checkpoint_every, log_every, progress, on_step)
+    for pair in pairs:
+        pair.eval()
+    return [track.history for track in tracks]
 
 
 def _run(
     loop: Loop,
     batches: Resident | Prefetched,
-    name: str,
     checkpoint_every: int,
     log_every: int,
     progress: bool,
@@ -116,7 +180,7 @@ def _run(
 ) -> None:
     """Run blocks to the end or to a signal, with checkpoints between them."""
     began, steps = loop.taken, loop.plan.steps
-    bar = tqdm(total=steps, initial=began, desc=name, disable=not progress, leave=False)
+    bar = tqdm(total=steps, initial=began, desc=loop.tracks[0].pair.name, disable=not progress, leave=False)
 
     def after(step: int) -> None:
         bar.update()
@@ -141,15 +205,25 @@ def _run(
             track.close()
 
 
+def _runner(
+    kind: str,
+    reason: str,
+    tracks: list[Track],
+    targets: Mapping[str, tuple[Schedule, list[Tensor]]],
+    prepare: Callable[[Tensor], Tensor],
+    stacked: bool,
+) -> Engine | Replicas:
+    pairs, plans, size = [track.pair for track in tracks], [track.plan for track in tracks], len(tracks[0].x)
+    varied = tuple(tensor for _, found in targets.values() for tensor in found)
+    batch = min(plans[0].batch_size, size)
+    if not stacked:
+        return Engine(kind, pairs[0], size, plans[0].lr, reason, prepare, varied, batch)
+    lrs, seeds = [plan.lr for plan in plans], [plan.seed for plan in plans]
+    return Replicas(kind, pairs, size, lrs, seeds, reason, prepare, batch)
+
+
 def _check(
-    pair: Pair,
-    x: Tensor,
-    fresh: Augmentation | None,
-    engine: str,
-    out: str | Path | None,
-    resume: bool,
-    checkpoint_every: int,
-    log_every: int,
+    pair: Pair, x: Tensor, fresh: Augmentation | None, engine: str, out: str | Path | None, resume: bool
 ) -> None:
     check_data(pair, x, fresh)
     choose(engine, 1, torch.device("cpu"))
@@ -157,8 +231,6 @@ def _check(
         raise InputError("resume needs the run folder: give out")
     if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
         raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
-    whole("checkpoint_every", checkpoint_every)
-    whole("log_every", log_every)
 
 
 def _device(x: Tensor, device: str | torch.device | None) -> torch.device:
@@ -168,10 +240,14 @@ def _device(x: Tensor, device: str | torch.device | None) -> torch.device:
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
-def _batches(x: Tensor, orders: list[Order], device: torch.device) -> Resident | Prefetched:
-    if x.device == device and x.numel() * x.element_size() < LARGE:
-        return Resident(x, orders)
-    return Prefetched(x, orders, device)
+def _batches(
+    x: Tensor | Sequence[Tensor], orders: list[Order], device: torch.device, stacked: bool
+) -> Resident | Prefetched:
+    data = x if isinstance(x, Tensor) else list(x)
+    first = data if isinstance(data, Tensor) else data[0]
+    if first.device == device and first.numel() * first.element_size() < LARGE:
+        return Resident(data, orders, stacked)
+    return Prefetched(data, orders, device, stacked)
 
 
 def _extra(given: Mapping[str, Schedule], fresh: Augmentation | None) -> dict[str, str]:
@@ -184,17 +260,25 @@ def _extra(given: Mapping[str, Schedule], fresh: Augmentation | None) -> dict[st
     return words | ({} if fresh is None else {"augmentation": say(fresh)})
 
 
-def _restore(track: Track, engine: Engine, tensors: dict[str, Tensor], values: dict) -> None:
-    assert track.out is not None
-    path = track.out / CHECKPOINT
-    expected = engine.saved()
-    found = read_engine(tensors, expected, path)
+def _restore(
+    tracks: list[Track], engine: Engine | Replicas, before: Sequence[tuple[dict[str, Tensor], dict] | None]
+) -> None:
+    """Put every run back to its checkpoint, or begin."""
+    steps = {values["step"] for values in (found[1] for found in before if found is not None)}
+    if len(steps) > 1 or (steps and None in before):
+        raise InputError("the replicas' checkpoints are of different steps: resume each as a run of its own")
+    states = []
+    for run, (track, found) in enumerate(zip(tracks, before, strict=True)):
+        if found is not None and track.out is not None:
+            states.append(read_engine(found[0], engine.saved(run), track.out / CHECKPOINT))
     # Nothing has changed up to here, so that a bad checkpoint leaves everything as it was.
-    load_state(track.pair, tensors, path)
-    for name, tensor in zip(expected, found, strict=True):
-        if name.startswith("adam."):
-            expected[name].copy_(tensor)
-    engine.set_random([tensor for name, tensor in zip(expected, found, strict=True) if name.startswith("random.")])
+    for track, found in zip(tracks, before, strict=True):
+        if found is not None and track.out is not None:
+            load_state(track.pair, found[0], track.out / CHECKPOINT)
+    if states:
+        engine.load(states)
+    for track in tracks:
+        track.open(next(iter(steps), 0))
 
 
 @contextmanager
@@ -209,11 +293,11 @@ def _given_back(targets) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(out: str | Path | None) -> Iterator[None]:
+def _naming(out: Sequence[str | Path | None]) -> Iterator[None]:
     """Say with a divergence which good checkpoint is left."""
     try:
         yield
     except Diverged as error:
-        there = out is not None and (Path(out) / CHECKPOINT).exists()
-        kept = f"the checkpoint in {out} is from before it" if there else "there is no checkpoint from before it"
+        there = out[0] is not None and (Path(out[0]) / CHECKPOINT).exists()
+        kept = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
         raise Diverged(f"{error}; {kept}") from None

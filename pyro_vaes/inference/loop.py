@@ -34,9 +34,9 @@ class Stepper(Protocol):
 class Loop:
     """Train the runs of an engine together.
 
-    A block is a number of steps without a look at the device. If it went wrong, everything is put back to where the block
-    began and the block is repeated step by step, which costs nothing as long as nothing goes wrong, and finds the first
-    bad step before it is taken.
+    A block is a number of steps without a look at the device. If it went wrong, everything is put back to where the
+    block began and the block is repeated step by step, which costs nothing as long as nothing goes wrong, and finds
+    the first bad step before it is taken.
 
     Args:
         engine: takes steps.
@@ -135,4 +135,6 @@ class Loop:
                 self._restore(before)
                 return error
             return Diverged(f"step {step}: not finite under the engine {self.engine.kind!r}; try engine='eager'")
-        return Diverged(f"steps {first} to {last} were not finite, but are when repeated: the program is not reproducible")
+        return Diverged(
+            f"steps {first} to {last} were not finite, but are when repeated: the program is not reproducible"
+        )

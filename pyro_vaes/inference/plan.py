@@ -8,6 +8,8 @@ from pyro_vaes.errors import InputError, number, whole
 
 if TYPE_CHECKING:
     from pyro_vaes.inference.compile import Engine
+    from pyro_vaes.inference.replicas import Replicas
+    from pyro_vaes.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,12 @@ class History:
         rows: one per logged step: step, epoch, loss, bound and terms in nats per datum, lr, seconds.
         step: steps taken in all.
         interrupted: the signal that ended the run early, or None.
+        pair: what was trained.
         engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     interrupted: int | None = None
-    engine: "Engine | None" = None
+    pair: "Pair | None" = None
+    engine: "Engine | Replicas | None" = None

@@ -75,5 +75,7 @@ def read(schedules: Mapping[str, Schedule | Sequence[float]] | None) -> dict[str
         elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 3:
             found[name] = Linear(given[0], given[1], whole("steps of a schedule", given[2]))
         else:
-            raise InputError(f"schedule of {name} is {given!r}: it must be a function of the step, or (start, end, steps)")
+            raise InputError(
+                f"schedule of {name} is {given!r}: it must be a function of the step, or (start, end, steps)"
+            )
     return found

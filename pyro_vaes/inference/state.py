@@ -51,7 +51,7 @@ def state(pair: Pair) -> dict[str, Tensor]:
     return dict(pair.named_parameters()) | {name: b for name, b in pair.named_buffers() if name in kept}
 
 
-def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> list[Tensor]:
+def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Read the state of optimiser and random generators, tensor by tensor, in the order of ``expected``.
 
     Args:
@@ -68,4 +68,4 @@ def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: P
         if found is None or found.shape != now.shape or found.dtype != now.dtype:
             what = "missing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
             raise InputError(f"{path}: {name} is {what}, not {now.dtype} of shape {tuple(now.shape)}")
-    return [tensors[name] for name in expected]
+    return {name: tensors[name] for name in expected}

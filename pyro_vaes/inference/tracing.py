@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import pyro
@@ -50,8 +51,8 @@ def tensors(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ['model.prior.loc', 'model.prior.scale', 'model.scale.value', 'objective.beta']
     """
     named = dict(pair.named_parameters())
-    learned = {name: p for name, p in named.items() if p.requires_grad}
-    fixed = {name: p for name, p in named.items() if not p.requires_grad}
+    learned: dict[str, Tensor] = {name: p for name, p in named.items() if p.requires_grad}
+    fixed: dict[str, Tensor] = {name: p for name, p in named.items() if not p.requires_grad}
     return learned, fixed | dict(pair.named_buffers())
 
 
@@ -103,15 +104,17 @@ def swapped(pair: Pair, originals: list[Tensor], others: list[Tensor]) -> Iterat
     tensors twice, and leaves the second ones behind.
     """
     other = {id(original): new for original, new in zip(originals, others, strict=True)}
-    stores = [store for module in pair.modules() for store in (module._parameters, module._buffers)]
+    stores: list[dict[str, Any]] = [
+        store for module in pair.modules() for store in (module._parameters, module._buffers)
+    ]
     before = [dict(store) for store in stores]
     try:
         for store in stores:
-            store.update({name: other[id(t)] for name, t in store.items() if id(t) in other})  # type: ignore[arg-type]
+            store.update({name: other[id(t)] for name, t in store.items() if id(t) in other})
         yield
     finally:
         for store, held in zip(stores, before, strict=True):
-            store.update(held)  # type: ignore[arg-type]
+            store.update(held)
 
 
 class _Values(TorchFunctionMode):
@@ -138,7 +141,9 @@ def traceable() -> Iterator[None]:
 
 def cause(error: BaseException) -> str:
     """Say in one line what stopped the trace, and at which line of whose file."""
-    what = first_line(error) or type(error).__name__
+    if isinstance(error, Untraceable):
+        return str(error)
+    what = first_line(error)
     if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
         what = "the program looks at a value while it runs (if, while, float() or a rejection sampler)"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
@@ -165,7 +170,8 @@ def simplify(graph: GraphModule) -> None:
 
 
 def _changes_an_input(node: Node) -> bool:
-    if node.op != "call_function" or not getattr(node.target, "_schema", None) or not node.target._schema.is_mutable:
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or not schema.is_mutable:
         return False
     while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
         node = node.args[0]
@@ -204,5 +210,5 @@ def _is_identity(node: Node, source: Node) -> bool:
         return node.meta["val"].shape == source.meta["val"].shape
     if node.target in (aten.mul.Tensor, aten.div.Tensor, aten.pow.Tensor_Scalar):
         same = node.meta["val"].shape == source.meta["val"].shape and node.meta["val"].dtype == source.meta["val"].dtype
-        return same and not isinstance(node.args[1], Node) and node.args[1] == 1
+        return bool(same and not isinstance(node.args[1], Node) and node.args[1] == 1)
     return False

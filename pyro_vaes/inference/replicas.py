@@ -1,0 +1,299 @@
+"""Many runs in one graph: other seeds, other settings, other data, the same programs."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.func import vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vaes.errors import InputError, whole
+from pyro_vaes.inference.adam import Adam
+from pyro_vaes.inference.compile import Engine, Shape
+from pyro_vaes.inference.draws import take_out, use
+from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
+from pyro_vaes.inference.verify import Step, compare, python_numbers
+from pyro_vaes.pair import Pair
+
+
+class Replicas:
+    r"""Take the same step in R runs at once.
+
+    The step of one run is a function of parameters, buffers, batch and noise, so that it can be batched over all of
+    them. Every replica has its own parameters, settings, optimiser state, learning rate, data order and random
+    generator: replica r is the run that it would be alone, up to rounding, because a batched matrix product may sum in
+    another order.
+
+    On a GPU, which one small model leaves idle, R replicas cost little more than one. On a CPU they cost about R times
+    one.
+
+    Args:
+        kind: ``graph`` or ``inductor``.
+        pairs: R pairs of one structure; their parameters and buffers become slices of common tensors, until the
+            context is left.
+        size: N, all data. lrs, seeds: of each replica.
+        prepare, batch: see :class:`~pyro_vaes.inference.compile.Engine`.
+
+    Raises:
+        InputError: if the pairs differ in structure or in a Python number.
+        Untraceable: at the first step, for a program that cannot become a graph, or whose random draws have no rule.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        pairs: Sequence[Pair],
+        size: int,
+        lrs: Sequence[float],
+        seeds: Sequence[int],
+        reason: str = "as asked",
+        prepare: Callable[[Tensor], Tensor] | None = None,
+        batch: int | None = None,
+    ):
+        _same(pairs)
+        self.asked, self.kind, self.reason, self.fell = kind, kind, reason, ""
+        self.pairs, self.size, self.prepare, self.batch = list(pairs), size, prepare, batch
+        device = next(pairs[0].parameters()).device
+        self.generators = [Generator(device).manual_seed(seed) for seed in seeds]
+        self.learned = _stacked([tensors(pair)[0] for pair in pairs])
+        self.fixed = _stacked([tensors(pair)[1] for pair in pairs])
+        self.adam = Adam(self.learned, lrs[0])
+        self.lrs = list(lrs)
+        self._each = [self._slice(r) for r in range(len(pairs))] if len(set(lrs)) > 1 else []
+        self.names: tuple[str, ...] = ()
+        self.shapes: list[Shape] = []
+        self._cache: dict[tuple, Callable[[Tensor], tuple[list[Tensor | None], Tensor]]] = {}
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one step in every replica; x is (R, B, d), and the statistics are (R, names)."""
+        key = (self.pairs[0].training, x.shape, x.dtype, x.device)
+        if key not in self._cache:
+            self._cache[key] = self._make(x)
+        gradients, stats = self._cache[key](x)
+        if not self._each:
+            self.adam.step(gradients)
+        for r, adam in enumerate(self._each):
+            adam.step([None if g is None else g[r] for g in gradients])
+        return stats
+
+    def rates(self, rates: list[float]) -> None:
+        self.adam.lr.fill_(rates[0])
+        for adam, rate in zip(self._each, rates, strict=False):
+            adam.lr.fill_(rate)
+
+    def watched(self) -> list[Tensor]:
+        return [*self.learned, *self.adam.mean, *self.adam.square]
+
+    def changing(self) -> list[Tensor]:
+        return [*self.watched(), *self.adam.steps, *self.fixed]
+
+    def random(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self.generators]
+
+    def set_random(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
+    def saved(self, run: int) -> dict[str, Tensor]:
+        """What the checkpoint of one replica holds: the same as that of a run of its own."""
+        state = self._slice(run).state()
+        kind = "random.cuda" if self.learned[0].is_cuda else "random.cpu"
+        return {name: t.clone() for name, t in state.items()} | {kind: self.generators[run].get_state()}
+
+    def load(self, saved: list[dict[str, Tensor]]) -> None:
+        """Take up what :meth:`saved` gave, for every replica."""
+        for run, state in enumerate(saved):
+            self._slice(run).load(state)
+        for step in self.adam.steps:
+            step.copy_(saved[0]["adam.0.step"])
+        self.set_random([state["random.cuda" if self.learned[0].is_cuda else "random.cpu"] for state in saved])
+
+    def diagnose(self, x: Tensor, run: int, step: int) -> None:
+        self.alone(run).diagnose(x[run], 0, step)
+
+    def alone(self, run: int) -> Engine:
+        """One replica as a run of its own, on the same tensors and from the same random state."""
+        engine = Engine("eager", self.pairs[run], self.size, self.lrs[run], prepare=self.prepare)
+        engine.set_random([self.generators[run].get_state()] if not self.learned[0].is_cuda else [
+            torch.get_rng_state(), self.generators[run].get_state()])  # fmt: skip
+        return engine
+
+    def __enter__(self) -> "Replicas":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give every pair tensors of its own again."""
+        with torch.no_grad():
+            for pair in self.pairs:
+                for group in tensors(pair):
+                    for tensor in group.values():
+                        tensor.data = tensor.data.clone()
+
+    def _slice(self, run: int) -> Adam:
+        """Adam of one replica: views of the common state."""
+        one = copy(self.adam)
+        one.parameters = [p.detach()[run] for p in self.learned]
+        one.mean, one.square = [m[run] for m in self.adam.mean], [s[run] for s in self.adam.square]
+        one.steps = [t.clone() for t in self.adam.steps]
+        one.lr = torch.tensor(self.lrs[run], device=self.adam.lr.device)
+        return one
+
+    def _make(self, x: Tensor):
+        record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind)
+        began = time.monotonic()
+        traced = trace(self.pairs[0], x[0], self.size, self.prepare)
+        self.names = traced.names
+        draws = take_out(traced.graph)
+        batched = _batched(traced.graph, [self.learned, self.fixed], x, draws, self.generators)
+        record.operations, record.traced = traced.operations, time.monotonic() - began
+        run = self._runner(batched, draws)
+        record.agreement = self._agreement(run, x)
+        self.shapes.append(record)
+        self.batch = self.batch or x.shape[1]
+        if self.kind == "inductor" and x.shape[1] == self.batch:
+            began = time.monotonic()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    compiled = self._runner(torch.compile(batched, fullgraph=True, dynamic=False), draws)
+                    record.agreement = self._agreement(compiled, x)
+                record.compiled = time.monotonic() - began
+                return compiled
+            except Exception as error:
+                self.fell, self.kind = cause(error), "graph"
+        record.kind = "graph"
+        return run
+
+    def _runner(self, batched: Callable, draws: list) -> Callable:
+        def run(x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+            use(self.generators)
+            with torch.no_grad():
+                noise = [torch.stack([draw(g) for g in self.generators]) for draw in draws]
+                *gradients, stats = batched(self.adam.parameters, self.fixed, x, *noise)
+            return gradients, stats
+
+        return run
+
+    def _agreement(self, run: Callable, x: Tensor):
+        """Compare every replica with its own program, twice in a row."""
+        before, random = [b.clone() for b in self.fixed], self.random()
+
+        def back() -> None:
+            with torch.no_grad():
+                for buffer, value in zip(self.fixed, before, strict=True):
+                    buffer.copy_(value)
+            self.set_random(random)
+
+        mine, theirs = [], []
+        for _ in range(2):
+            gradients, stats = run(x)
+            mine.append(Step(gradients, stats, [b.clone() for b in self.fixed], self.random()))
+        back()
+        with torch.random.fork_rng():
+            for _ in range(2):
+                parts, random_after = [], []
+                for r in range(len(self.pairs)):
+                    one = self.alone(r)
+                    parts.append(one.eager(x[r]))
+                    random_after.append(one.random()[-1])
+                self.set_random(random_after)
+                found: list[Tensor | None] = [torch.stack(each) for each in zip(*(g for g, _ in parts), strict=True)]
+                stats = torch.stack([s for _, s in parts])
+                theirs.append(Step(found, stats, [b.clone() for b in self.fixed], random_after))
+        back()
+        return compare(mine, theirs, list(tensors(self.pairs[0])[0]))
+
+
+def _batched(graph, state: list[list[Tensor]], x: Tensor, draws: list, generators: list[Generator]):
+    """Batch a graph over replicas, and trace the result, so that nothing of vmap is left in a step."""
+    noise = [torch.stack([draw(g.clone_state()) for g in generators]) for draw in draws]
+    inputs = (*state[0], *state[1], x, *noise)
+    split = len(state[0]), len(state[1])
+
+    # The interpreter takes the inputs that were added; the graph's own calling convention does not know them.
+    flat = torch.fx.GraphModule(graph, graph.graph)
+    flat.graph.set_codegen(torch.fx.graph.CodeGen())
+    flat.recompile()
+
+    def all_replicas(*inputs: Tensor):
+        return vmap(lambda *one: tuple(flat(*one)), randomness="error")(*inputs)
+
+    if None in flat.graph.output_node().args[0]:  # type: ignore[operator]
+        raise Untraceable("a parameter gets no gradient, which replicas do not allow")
+    # torch warns of operations that it batches by a loop; they are rare and small here.
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        batched = make_fx(all_replicas, tracing_mode="fake")(*inputs)
+    simplify(batched)
+
+    def call(parameters: list[Tensor], buffers: list[Tensor], x: Tensor, *noise: Tensor):
+        assert (len(parameters), len(buffers)) == split
+        return batched(*parameters, *buffers, x, *noise)
+
+    return call
+
+
+def _stacked(each: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Stack the tensors of all replicas by name, and make every pair's own one a slice of the stack."""
+    stacks = []
+    for name in each[0]:
+        stack = torch.stack([named[name].detach() for named in each])
+        for r, named in enumerate(each):
+            named[name].data = stack[r]
+        stacks.append(stack)
+    return stacks
+
+
+def _same(pairs: Sequence[Pair]) -> None:
+    """Refuse pairs that are not one structure: what is no tensor is the first one's for all of them."""
+    shapes = [[(n, t.shape, t.dtype) for group in tensors(pair) for n, t in group.items()] for pair in pairs]
+    numbers = [python_numbers(pair) for pair in pairs]
+    for i in range(1, len(pairs)):
+        if shapes[i] != shapes[0]:
+            raise InputError(f"replica {i} has other tensors than replica 0: replicas are pairs of one structure")
+        different = [name for name in numbers[0] if numbers[i].get(name) != numbers[0][name]]
+        if different:
+            name, one, other = different[0], numbers[i].get(different[0]), numbers[0][different[0]]
+            raise InputError(f"replica {i} has {name} = {one!r}, replica 0 {other!r}: only tensors may differ")
+    held = [id(t) for pair in pairs for group in tensors(pair) for t in group.values()]
+    if len(held) != len(set(held)):
+        raise InputError("replicas share a parameter or buffer: each needs a pair of its own")
+
+
+def copies(pair: Pair | Sequence[Pair], replicas: int | None) -> list[Pair]:
+    """Give the pairs of R replicas: those given, or one and copies of it."""
+    if isinstance(pair, Pair):
+        return [pair, *(deepcopy(pair) for _ in range(whole("replicas", replicas) - 1))]
+    if replicas not in (None, len(pair)):
+        raise InputError(f"replicas is {replicas}, but {len(pair)} pairs are given")
+    if not pair or not all(isinstance(one, Pair) for one in pair):
+        raise InputError("replicas need a list of pairs, at least one")
+    return list(pair)
+
+
+def each(name: str, value: Any, replicas: int, step: int = 0) -> list:
+    """Give every replica its value of an argument: its own, or ``value``, ``value + step``, ...
+
+    >>> each("seed", 5, 3, step=1), each("lr", [0.1, 0.2], 2)
+    ([5, 6, 7], [0.1, 0.2])
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != replicas:
+            raise InputError(f"{name} has {len(value)} entries for {replicas} replicas")
+        return list(value)
+    return [value + step * r for r in range(replicas)] if isinstance(value, int | float) else [value] * replicas
+
+
+def each_data(x: Tensor | Sequence[Tensor], replicas: int) -> list[Tensor]:
+    """Give every replica its data: the common ones, or its own, which must be of one shape."""
+    if isinstance(x, Tensor):
+        return [x] * replicas
+    if not isinstance(x, Sequence) or len(x) != replicas:
+        raise InputError(f"x must be one tensor for all replicas, or a list of {replicas}")
+    if len({(getattr(rows, "shape", None), getattr(rows, "dtype", None)) for rows in x}) > 1:
+        raise InputError("the data of replicas must have one shape and dtype")
+    return list(x)
