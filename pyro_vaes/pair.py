@@ -145,7 +145,7 @@ class _Representative(Messenger):
     """Put the mean where a prior is improper and cannot be drawn."""
 
     def _pyro_sample(self, msg):
-        if msg["value"] is not None or msg["is_observed"] or not hasattr(msg["fn"], "mean"):
+        if msg["value"] is not None or msg["is_observed"]:
             return
         try:
             msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])

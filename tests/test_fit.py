@@ -139,7 +139,8 @@ def test_resume_with_other_data_is_refused(data, tmp_path):
 
 
 class Poisoned(torch.nn.Module):
-    """A decoder that turns bad at one call: nan forward, or an infinite gradient. It counts in a buffer, as graphs do."""
+    """A decoder that turns bad at one call: nan forward, or an infinite gradient. It counts in a buffer, as graphs
+    do."""
 
     def __init__(self, net, at, kind):
         super().__init__()

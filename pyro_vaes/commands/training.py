@@ -1,16 +1,18 @@
 """Commands that train: demo, variants, describe, fit, resume, reproduce."""
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import device_of, is_image, locate_data, read_data, write_figure
-from pyro_vaes.errors import unknown, whole
+from pyro_vaes.errors import InputError, unknown, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pyro_vaes.data import Dataset
+    from pyro_vaes.inference.plan import History
     from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
 
@@ -67,6 +69,10 @@ def do_fit(
     limit: int | None = None,
     download: bool = False,
     device: str = "auto",
+    engine: str = "auto",
+    schedules: dict[str, list[float]] | None = None,
+    augment: str | None = None,
+    replicas: int = 1,
     checkpoint_every: int = 500,
     **arguments: Any,
 ) -> int:
@@ -89,6 +95,10 @@ def do_fit(
         limit: take this many rows only.
         download: let torchvision fetch the data set.
         device: cpu, cuda, or auto.
+        engine: eager, graph (traced), inductor (traced and compiled), or auto.
+        schedules: settings that change on the way, '{"beta": [0, 1, 1000]}' for beta from 0 to 1 in 1000 steps.
+        augment: draw the data anew at every step, binarise or impulse:FRACTION.
+        replicas: train this many seeds together, each into a run folder replica-N inside of out.
         checkpoint_every: steps between checkpoints.
     """
     from pyro_vaes.inference.plan import Plan
@@ -101,17 +111,24 @@ def do_fit(
     plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
     Plan(**plan)
     dataset, x, _ = read_data(source, download)
-    pair = build(target, x.shape[1], arguments, seed)
+    pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     config = {
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(dataset.shape),
-        "data": source, "plan": plan, "start": start, "device": device, "checkpoint_every": checkpoint_every,
+        "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
+        "schedules": schedules or {}, "augment": augment, "checkpoint_every": checkpoint_every,
     }  # fmt: skip
-    _first_parameters(pair, start)
-    _check_before(pair, x, checkpoint_every)
-    device_of(device)
-    print(pair.describe())
-    run = Run.create(f"runs/{pair.name}" if out is None else out, config)
-    return _train(run, pair, x, dataset, resume=False)
+    for pair in pairs:
+        _first_parameters(pair, start)
+    _check_before(pairs[0], x, config)
+    print(pairs[0].describe())
+    folder = Path(f"runs/{pairs[0].name}" if out is None else out)
+    if replicas == 1:
+        return _train([Run.create(folder, config)], pairs, x, dataset, resume=False)
+    _free(folder)
+    runs = [
+        Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
+    ]
+    return _train(runs, pairs, x, dataset, resume=False)
 
 
 def do_resume(run: str) -> int:
@@ -127,7 +144,7 @@ def do_resume(run: str) -> int:
     dataset, x, _ = read_data(config["data"])
     pair = build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"])
     _first_parameters(pair, config.get("start"))
-    return _train(folder, pair, x, dataset, resume=True)
+    return _train([folder], [pair], x, dataset, resume=True)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -152,20 +169,37 @@ def check_scale(scale: str) -> None:
         raise unknown("scale", scale, ["quick", "paper"])
 
 
-def _train(run: "Run", pair: "Pair", x: "Tensor", dataset: "Dataset", resume: bool) -> int:
-    from pyro_vaes.evaluation.plots import image_rows, training
+def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", dataset: "Dataset", resume: bool) -> int:
+    from pyro_vaes.inference.compile import EngineWarning, describe
     from pyro_vaes.inference.fit import fit as fit_pair
+
+    config = runs[0].config
+    options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
+    options |= {"checkpoint_every": config["checkpoint_every"], "device": device_of(config["device"])}
+    x = x.to(options["device"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
+        if len(runs) == 1:
+            histories = [fit_pair(pairs[0], x, **config["plan"], **options, out=runs[0].path, resume=resume)]
+        else:
+            histories = fit_pair(pairs, x, **config["plan"], **options, out=runs[0].path.parent)
+    print(describe(histories[0].engine))
+    if histories[0].interrupted is not None:
+        for run in runs:
+            where = shlex.quote(str(run.path))
+            print(f"stopped at step {histories[0].step}; go on with: pyro-vaes fit --resume {where}")
+        return 128 + histories[0].interrupted
+    for run, pair, history in zip(runs, pairs, histories, strict=True):
+        _report(run, pair, history, x, dataset)
+    return 0
+
+
+def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", dataset: "Dataset") -> None:
+    """Show what a training came to: curve, images, and the two numbers to look at."""
+    from pyro_vaes.evaluation.plots import image_rows, training
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
-    config = run.config
-    x = x.to(device_of(config["device"]))
-    history = fit_pair(
-        pair, x, **config["plan"], out=run.path, resume=resume, checkpoint_every=config["checkpoint_every"]
-    )
-    if history.interrupted is not None:
-        print(f"stopped at step {history.step}; go on with: pyro-vaes fit --resume {shlex.quote(str(run.path))}")
-        return 128 + history.interrupted
     write_figure(run.path / "training.png", training(history.rows, pair.name))
     if is_image(dataset.shape):
         batch = as_batch(x[:14])
@@ -178,16 +212,21 @@ def _train(run: "Run", pair: "Pair", x: "Tensor", dataset: "Dataset", resume: bo
     )
     print(f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512]):.4f} in the units of the data")
     print(f"wrote {run.path}: config.json, metrics.jsonl, checkpoint.safetensors, training.png")
-    return 0
 
 
-def _check_before(pair: "Pair", x: "Tensor", checkpoint_every: int) -> None:
+def _check_before(pair: "Pair", x: "Tensor", config: dict[str, Any]) -> None:
     """Everything that can be refused is refused before the run folder exists."""
-    from pyro_vaes.inference.guard import check_data, rehearse
+    from pyro_vaes.inference.fit import check_options
 
-    check_data(pair, x)
-    rehearse(pair, x)
-    whole("checkpoint_every", checkpoint_every)
+    device_of(config["device"])
+    check_options(pair, x, config["schedules"], config["augment"], config["engine"])
+    whole("checkpoint_every", config["checkpoint_every"])
+
+
+def _free(folder: Path) -> None:
+    """Refuse a folder for replicas that has anything in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already, and not empty: name a new folder for replicas")
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

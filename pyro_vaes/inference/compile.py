@@ -62,6 +62,7 @@ class Shape:
     traced: float = 0.0
     compiled: float = 0.0
     agreement: Agreement | None = None
+    captured: bool = False
 
     def __str__(self) -> str:
         if self.kind == "eager":
@@ -69,6 +70,8 @@ class Shape:
         text = f"{self.x}: {self.operations} operations, traced in {self.traced:.1f} s"
         if self.kind == "inductor":
             text += f", compiled in {self.compiled:.1f} s"
+        if self.captured:
+            text += ", captured as a CUDA graph"
         return f"{text}; {self.agreement}"
 
 
@@ -226,7 +229,8 @@ class Engine:
 
     def _compiled(self, x: Tensor, record: Shape) -> Gradients:
         began = time.monotonic()
-        # The compiler's own random numbers would be as good, but not those of the program at the same seed.
+        # The compiler's own random numbers are not those of the program at the same seed; and in torch 2.13 on a CPU
+        # its Bernoulli mask reads memory that was never written: dropout behind a batch norm gave NaN.
         options: dict[str, Any] = {"fallback_random": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -251,18 +255,21 @@ class Engine:
             self.adam.step(found)
             return stats
 
-        if self.shapes[-1].kind == "inductor" and x.is_cuda:
-            from pyro_vaes.inference.capture import captured
+        if self.shapes[-1].kind == "eager" or not x.is_cuda:
+            return step
+        from pyro_vaes.inference.capture import captured
 
-            try:
-                return captured(self, step, x)
-            except Exception as error:
-                self._fall("inductor", f"no CUDA graph: {cause(error)}")
-        return step
+        try:
+            whole = captured(self, step, x)
+        except Exception as error:
+            self._fall(self.kind, f"no CUDA graph: {cause(error)}")
+            return step
+        self.shapes[-1].captured = True
+        return whole
 
     def _fall(self, kind: str, why: str) -> None:
         if not self.fell:
-            warnings.warn(f"engine {self.kind} of {self.pair.name} runs as {kind}: {why}", EngineWarning, stacklevel=2)
+            warnings.warn(f"engine {self.kind} of {self.pair.name} runs as {kind}: {why}", EngineWarning, stacklevel=6)
         self.fell, self.kind = why, kind
 
 

@@ -73,8 +73,7 @@ def fit(
         checkpoint_every, log_every: in steps.
         progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
-        of
-            a hundred; if it was not, the block is taken back.
+            of a hundred; if it was not, the block is taken back.
 
     Returns:
         The :class:`~pyro_vaes.inference.plan.History`; for replicas a list of them, each with its ``pair``.
@@ -137,16 +136,17 @@ def train(
     given, fresh = read(schedules), augmentation(augment)
     whole("checkpoint_every", checkpoint_every)
     whole("log_every", log_every)
-    data = each_data(x, len(pairs)) if stacked else [x]
-    for pair, rows, folder in zip(pairs, data, out, strict=True):
-        _check(pair, rows, fresh, engine, folder, resume)  # type: ignore[arg-type]
-    where = _device(data[0], device)  # type: ignore[arg-type]
-    prepare = as_batch if fresh is None else lambda batch: fresh(as_batch(batch))
+    data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
+    for folder in out:
+        _check_folder(folder, resume)
+    where = _device(data[0], device)
     for pair, rows in zip(pairs, data, strict=True):
-        rehearse(pair.to(where), rows, prepare)  # type: ignore[arg-type]
+        check_data(pair, rows, fresh)
+        check_options(pair.to(where), rows[:2], schedules, augment, engine)
+    prepare = _prepared(fresh)
     extra = _extra(given, fresh)
     tracks = [
-        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)  # type: ignore[arg-type]
+        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)
         for pair, rows, plan, folder in zip(pairs, data, plans, out, strict=True)
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
@@ -222,11 +222,31 @@ def _runner(
     return Replicas(kind, pairs, size, lrs, seeds, reason, prepare, batch)
 
 
-def _check(
-    pair: Pair, x: Tensor, fresh: Augmentation | None, engine: str, out: str | Path | None, resume: bool
+def check_options(
+    pair: Pair,
+    x: Tensor,
+    schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
+    augment: str | Augmentation | None = None,
+    engine: str = "auto",
 ) -> None:
+    """Refuse data, settings, augmentations and engines that a fit would refuse, and rehearse a loss.
+
+    Raises:
+        InputError: naming what is wrong and what is allowed.
+    """
+    fresh = augmentation(augment)
     check_data(pair, x, fresh)
     choose(engine, 1, torch.device("cpu"))
+    for name in read(schedules):
+        find(pair, name)
+    rehearse(pair, x, _prepared(fresh))
+
+
+def _prepared(fresh: Augmentation | None) -> Callable[[Tensor], Tensor]:
+    return as_batch if fresh is None else lambda batch: fresh(as_batch(batch))
+
+
+def _check_folder(out: str | Path | None, resume: bool) -> None:
     if resume and out is None:
         raise InputError("resume needs the run folder: give out")
     if out is not None and not resume and (Path(out) / CHECKPOINT).exists():

@@ -77,6 +77,9 @@ class Run:
             config = json.loads((path / CONFIG).read_text())
         except (ValueError, OSError, RecursionError) as error:
             raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
+        if isinstance(config, dict):
+            # What a run had before these could be chosen.
+            config = {"engine": "eager", "schedules": {}, "augment": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         if math.prod(config["shape"]) != config["data_dim"]:
             raise InputError(f"{path / CONFIG}: shape {config['shape']} does not hold {config['data_dim']} entries")
@@ -105,6 +108,9 @@ TYPES: dict[str, Any] = {
     "shape": list,
     "start": str | None,
     "device": str,
+    "engine": str,
+    "schedules": dict,
+    "augment": str | None,
     "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

@@ -73,7 +73,8 @@ def read(schedules: Mapping[str, Schedule | Sequence[float]] | None) -> dict[str
         if callable(given):
             found[name] = given
         elif isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 3:
-            found[name] = Linear(given[0], given[1], whole("steps of a schedule", given[2]))
+            steps = int(given[2]) if isinstance(given[2], float) and given[2].is_integer() else given[2]
+            found[name] = Linear(given[0], given[1], whole("steps of a schedule", steps))
         else:
             raise InputError(
                 f"schedule of {name} is {given!r}: it must be a function of the step, or (start, end, steps)"
