@@ -82,7 +82,7 @@ def test_in_single_precision_a_graph_is_bitwise_its_program(name):
 def test_modules_hold_their_own_tensors_after_a_trace():
     """Model and guide of the ic_vae share a decoder: nothing of the trace may be left in it."""
     pair = make("ic_vae")
-    before = {name: p for name, p in pair.named_parameters(remove_duplicate=False)}
+    before = dict(pair.named_parameters(remove_duplicate=False))
     trace(pair, batch(dtype=torch.float32), N)
     for name, p in pair.named_parameters(remove_duplicate=False):
         assert p is before[name], name

@@ -36,24 +36,29 @@ def assert_equal(one, other):
 OPTIONS = {"steps": 23, "batch_size": 7, "progress": False, "log_every": 1, "checkpoint_every": 4}
 
 
-@pytest.mark.parametrize("name", ["ic_vae", "ric_vae", "t_vae", "autoencoder"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("ic_vae", "eager"), ("ric_vae", "eager"), ("t_vae", "eager"), ("autoencoder", "eager"), ("t_vae", "graph"),
+     ("ric_vae", "graph"), ("ic_vae", "inductor")],
+)  # fmt: skip
 @pytest.mark.parametrize("stop", [3, 10, 22])
-def test_resume_is_bitwise(name, stop, data, tmp_path):
+def test_resume_is_bitwise(name, engine, stop, data, tmp_path):
     whole = make(name)
-    pv.fit(whole, data, **OPTIONS, out=tmp_path / "whole")
+    pv.fit(whole, data, **OPTIONS, engine=engine, out=tmp_path / "whole")
 
     def interrupt(step):
         if step == stop:
             os.kill(os.getpid(), signal.SIGINT)
 
-    history = pv.fit(make(name), data, **OPTIONS, out=tmp_path / "cut", on_step=interrupt)
+    history = pv.fit(make(name), data, **OPTIONS, engine=engine, out=tmp_path / "cut", on_step=interrupt)
     assert (history.step, history.interrupted) == (stop, signal.SIGINT)
     torch.rand(17)  # what happens in between does not matter
     resumed = make(name)
     with torch.no_grad():
         for parameter in resumed.parameters():
             parameter.normal_()
-    pv.fit(resumed, data, **OPTIONS, out=tmp_path / "cut", resume=True)
+    # The engine is taken up from the checkpoint, without being named again.
+    assert pv.fit(resumed, data, **OPTIONS, out=tmp_path / "cut", resume=True).engine.kind == engine
     assert_equal(state(whole), state(resumed))
 
     def rows(folder):

@@ -112,7 +112,9 @@ def fit(
             warnings.warn(f"replicas of {pairs[0].name} run one after another: {error}", EngineWarning, stacklevel=2)
     data = each_data(x, len(pairs))
     runs = zip(pairs, data, plans, folders, strict=True)
-    return [train([p], rows, [plan], [folder], stacked=False, **options)[0] for p, rows, plan, folder in runs]  # type: ignore
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)  # the cause was named once
+        return [train([p], rows, [plan], [folder], stacked=False, **options)[0] for p, rows, plan, folder in runs]  # type: ignore
 
 
 def train(

@@ -127,13 +127,13 @@ class Loop:
                 continue
             self._restore(before)
             bad = next((r for r, v in enumerate(values[0, :, 0].tolist()) if not math.isfinite(v)), 0)
-            try:
-                for run in [bad, *range(len(self.tracks))]:
+            for run in [bad, *range(len(self.tracks))]:
+                try:
                     self.engine.diagnose(self.batches(step), run, step)
+                except Diverged as error:
+                    return error if len(self.tracks) == 1 else Diverged(f"replica {run}: {error}")
+                finally:
                     self._restore(before)
-            except Diverged as error:
-                self._restore(before)
-                return error
             return Diverged(f"step {step}: not finite under the engine {self.engine.kind!r}; try engine='eager'")
         return Diverged(
             f"steps {first} to {last} were not finite, but are when repeated: the program is not reproducible"

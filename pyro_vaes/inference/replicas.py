@@ -147,7 +147,8 @@ class Replicas:
         began = time.monotonic()
         traced = trace(self.pairs[0], x[0], self.size, self.prepare)
         self.names = traced.names
-        draws = take_out(traced.graph)
+        batch = [node for node in traced.graph.graph.nodes if node.op == "placeholder"][-1]
+        draws = take_out(traced.graph, batch)
         batched = _batched(traced.graph, [self.learned, self.fixed], x, draws, self.generators)
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(batched, draws)

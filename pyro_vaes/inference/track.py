@@ -45,9 +45,11 @@ class Track:
         identity = values.get("identity")
         if not isinstance(identity, dict):
             raise InputError(f"{path} does not say which run it belongs to")
-        for key, value in self.identity().items():
-            if identity.get(key) != value:
-                raise InputError(f"{path} belongs to another run: {key} was {identity.get(key)!r}, is {value!r}")
+        ours = self.identity()
+        for key in {**ours, **identity}:
+            was, value = identity.get(key), ours.get(key)
+            if was != value:
+                raise InputError(f"{path} belongs to another run: {key} was {was!r}, is {value!r}")
         whole(f"the step in {path}", values.get("step"), low=0, high=self.plan.steps)
         return tensors, values
 
