@@ -355,3 +355,64 @@ def broken(data_dim: int):
     )
     assert main(["fit", "bad.py:broken", "--steps", "3", "--out", "r"]) == 1
     assert "at site 'x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph", "inductor"])
+def test_fit_names_its_engine(engine, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", "l2_vae", "--limit", "40", "--steps", "3", "--engine", engine, "--out", str(out)]) == 0
+    assert f"engine {engine}: as asked" in capsys.readouterr().out
+    assert json.loads((out / "config.json").read_text())["engine"] == engine
+
+
+def test_replicas_are_runs_of_their_own(tmp_path, capsys):
+    out = tmp_path / "many"
+    command = ["fit", "l2_vae", "--limit", "40", "--steps", "4", "--replicas", "2", "--seed", "3", "--engine", "graph"]
+    assert main([*command, "--out", str(out)]) == 0
+    for r in range(2):
+        run = pv.Run.open(out / f"replica-{r}")
+        assert run.config["plan"]["seed"] == 3 + r
+        assert run.pair().name == "l2_vae"
+    alone = tmp_path / "alone"
+    single = ["fit", "l2_vae", "--limit", "40", "--steps", "4", "--seed", "4", "--out", str(alone)]
+    assert main(single) == 0
+    one, other = pv.Run.open(alone).pair(), pv.Run.open(out / "replica-1").pair()
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    capsys.readouterr()
+    assert main([*command, "--out", str(out)]) == 2
+    assert "name a new folder for replicas" in capsys.readouterr().err
+
+
+def test_schedules_and_augmentation_are_kept_for_the_resumed_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main([
+        "fit", "vae", "--limit", "40", "--steps", "3", "--out", str(out), "--augment", "binarise",
+        "--schedules", '{"beta": [0, 1, 2]}',
+    ]) == 0  # fmt: skip
+    config = json.loads((out / "config.json").read_text())
+    assert config["augment"] == "binarise" and config["schedules"] == {"beta": [0.0, 1.0, 2.0]}
+    assert main(["fit", "--resume", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--engine", "fast"], "unknown engine 'fast'"), (["--replicas", "0"], "replicas is 0"),
+     (["--augment", "blur"], "unknown augmentation"), (["--schedules", '{"gama": [0, 1, 2]}'], "unknown setting"),
+     (["--schedules", '{"beta": [0, 1]}'], "start, end, steps")],
+)  # fmt: skip
+def test_bad_training_options_leave_no_folder(options, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", "l2_vae", "--limit", "40", "--steps", "3", "--out", str(out), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_from_before_engines_is_read(tmp_path):
+    out = tmp_path / "run"
+    assert main(["fit", "l2_vae", "--limit", "40", "--steps", "3", "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    for key in ("engine", "schedules", "augment"):
+        del config[key]
+    (out / "config.json").write_text(json.dumps(config))
+    assert pv.Run.open(out).config["engine"] == "eager"

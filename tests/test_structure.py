@@ -111,6 +111,14 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     assert len(blocks) >= 2
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_code_on_the_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    for block in page.read_text().split("```python\n")[1:]:
+        exec(compile(block.split("```")[0], page.name, "exec"), namespace)
+
+
 def test_results_name_device_versions_seeds_and_scale():
     import json
 
