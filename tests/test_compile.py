@@ -398,3 +398,29 @@ def test_cost_is_linear_in_the_passes():
     first, second = counts[1] - counts[0], (counts[2] - counts[1]) / 2
     assert 0.8 < second / first < 1.2
     assert counts[2] < 4.2 * counts[0]
+
+
+@pytest.mark.parametrize("kind", ["eager", "graph", "inductor"])
+def test_gradients_that_are_views_are_read_right(kind):
+    """The gradient of a sum is one number, expanded; that of a transposed product is transposed. Adam's kernel
+    walks through memory."""
+
+    class Views(pv.ELBO):
+        def __init__(self):
+            super().__init__()
+            self.summed = nn.Parameter(torch.ones(3, 4))
+            self.turned = nn.Parameter(torch.ones(5, D))
+
+        def forward(self, model, guide, x, y=None, *, size=None):
+            loss = super().forward(model, guide, x, y, size=size)
+            extra = self.summed.sum() + (self.turned.t().contiguous().view(-1) * torch.arange(5.0 * D)).sum()
+            return loss._replace(total=loss.total + extra)
+
+    pair = make("l2_vae")
+    pair.objective = Views()
+    engine = Engine(kind, pair, size=N)
+    engine.step(batch(dtype=torch.float32))
+    moments = dict(zip(engine.names_learned, engine.adam.mean, strict=True))
+    torch.testing.assert_close(moments["objective.summed"], torch.full((3, 4), 0.1))
+    torch.testing.assert_close(moments["objective.turned"], 0.1 * torch.arange(5.0 * D).view(D, 5).t())
+    assert not engine.fell

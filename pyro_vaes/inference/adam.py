@@ -42,7 +42,7 @@ class Adam:
         there = [i for i, g in enumerate(gradients) if g is not None]
         adam(
             [self.parameters[i] for i in there],
-            [gradients[i] for i in there],  # type: ignore[misc]
+            [_laid_out(gradients[i], self.parameters[i]) for i in there],
             [self.mean[i] for i in there],
             [self.square[i] for i in there],
             [],
@@ -61,3 +61,9 @@ class Adam:
         """Copy a state into this one, in place: a captured step knows the tensors by their address."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """The fused kernel walks through memory: a gradient that is a transposed or expanded view would be misread."""
+    assert gradient is not None
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

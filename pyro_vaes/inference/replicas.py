@@ -174,7 +174,7 @@ class Replicas:
             use(self.generators)
             with torch.no_grad():
                 noise = [torch.stack([draw(g) for g in self.generators]) for draw in draws]
-                *gradients, stats = batched(self.adam.parameters, self.fixed, x, *noise)
+                *gradients, stats = batched(*self.adam.parameters, *self.fixed, x, *noise)
             return gradients, stats
 
         return run
@@ -213,8 +213,6 @@ def _batched(graph, state: list[list[Tensor]], x: Tensor, draws: list, generator
     """Batch a graph over replicas, and trace the result, so that nothing of vmap is left in a step."""
     noise = [torch.stack([draw(g.clone_state()) for g in generators]) for draw in draws]
     inputs = (*state[0], *state[1], x, *noise)
-    split = len(state[0]), len(state[1])
-
     # The interpreter takes the inputs that were added; the graph's own calling convention does not know them.
     flat = torch.fx.GraphModule(graph, graph.graph)
     flat.graph.set_codegen(torch.fx.graph.CodeGen())
@@ -231,11 +229,7 @@ def _batched(graph, state: list[list[Tensor]], x: Tensor, draws: list, generator
         batched = make_fx(all_replicas, tracing_mode="fake")(*inputs)
     simplify(batched)
 
-    def call(parameters: list[Tensor], buffers: list[Tensor], x: Tensor, *noise: Tensor):
-        assert (len(parameters), len(buffers)) == split
-        return batched(*parameters, *buffers, x, *noise)
-
-    return call
+    return batched
 
 
 def _stacked(each: list[dict[str, Tensor]]) -> list[Tensor]:

@@ -62,11 +62,24 @@ def _with_gradients(estimator, model, guide, x, y, size) -> Tensor:
         torch.enable_grad(),
     ):
         value = estimator.loss_and_grads(model, guide, x, y, size=size)
-    # While a step is traced the value is a tensor, not a number.
-    surrogate = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    gradients = [p.grad for p in parameters]
     for p, grad in zip(parameters, kept, strict=True):
-        if p.grad is not None:
-            # The value is zero, the gradient that of the estimator.
-            surrogate = surrogate + (p.grad * (p - p.detach())).sum()
         p.grad = grad
-    return surrogate
+    # While a step is traced the value is a tensor, not a number.
+    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    return _Known.apply(value, len(found), *(p for p, _ in found), *(g for _, g in found))
+
+
+class _Known(torch.autograd.Function):
+    """A value whose gradients somebody else has computed."""
+
+    @staticmethod
+    def forward(ctx, value, count, *parameters_and_gradients):
+        ctx.save_for_backward(*parameters_and_gradients[count:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        gradients = ctx.saved_tensors
+        return None, None, *(grad * g for g in gradients), *(None for _ in gradients)

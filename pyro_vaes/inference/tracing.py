@@ -160,8 +160,10 @@ def simplify(graph: GraphModule) -> None:
         if node.op != "call_function":
             continue
         # A running average is not the same before and after: there, only plain aliases are dropped.
-        source = node.args[0] if changes and node.target is aten.alias.default else None
-        source = source if changes else _same_as(node, seen)
+        if changes:
+            source = node.args[0] if node.target is aten.alias.default else None
+        else:
+            source = _same_as(node, seen) or _smaller(graph, node, seen)
         if source is not None:
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
@@ -196,11 +198,45 @@ def _same_as(node: Node, seen: dict[tuple, Node]) -> Node | None:
         return source.args[0]  # type: ignore[return-value]
     if node.target not in _PURE:
         return None
-    key = (node.target, repr(node.args), repr(node.kwargs))
-    if key in seen:
-        return seen[key]
-    seen[key] = node
-    return None
+    return None if (found := seen.setdefault(_key(node), node)) is node else found
+
+
+def _key(node: Node) -> tuple:
+    return node.target, repr(node.args), repr(node.kwargs)
+
+
+# Functions of one tensor, entry by entry.
+_ENTRYWISE = (
+    aten.neg.default, aten.log.default, aten.exp.default, aten.sqrt.default, aten.reciprocal.default,
+    aten.pow.Tensor_Scalar, aten.mul.Scalar, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor,
+)  # fmt: skip
+
+
+def _smaller(graph: GraphModule, node: Node, seen: dict[tuple, Node]) -> Node | None:
+    """Do the same on fewer entries, to the last bit: f(expand(a)) is expand(f(a)), and sum(-a) is -sum(a)."""
+    source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
+    if source is None or any(isinstance(a, Node) for a in node.args[1:]) or source.op != "call_function":
+        return None
+    entrywise = node.target in _ENTRYWISE and source.target is aten.expand.default
+    negated = node.target in (aten.sum.dim_IntList, aten.sum.default) and source.target is aten.neg.default
+    if not (entrywise or negated) or any(user.op == "output" for user in node.users):
+        return None
+    inner: Any = node.target
+    outer: Any = source.target if entrywise else aten.neg.default
+    if entrywise and source.args[0].meta["val"].numel() == source.meta["val"].numel():  # type: ignore[union-attr]
+        return None
+    with graph.graph.inserting_before(node):
+        first = graph.graph.call_function(inner, (source.args[0], *node.args[1:]), node.kwargs)
+        first.meta["val"] = inner(source.args[0].meta["val"], *node.args[1:], **node.kwargs)  # type: ignore
+        same = _same_as(first, seen)
+        if same is not None:
+            first.replace_all_uses_with(same)
+            graph.graph.erase_node(first)
+            first = same
+        last = graph.graph.call_function(outer, (first, *(source.args[1:] if entrywise else ())))
+        last.meta["val"] = node.meta["val"]
+    seen[_key(node)] = last
+    return last
 
 
 def _is_identity(node: Node, source: Node) -> bool:
