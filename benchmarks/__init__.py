@@ -2,8 +2,6 @@
 
 import os
 
-# Before torch is imported. OpenMP's threads sleep while they wait, so that those of one process take nothing from the
-# process measured next. `OMP_WAIT_POLICY= python -m benchmarks` leaves OpenMP at its own default, as most users do.
-WAIT_POLICY = os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") or "default"
-if WAIT_POLICY == "default":
-    del os.environ["OMP_WAIT_POLICY"]
+# OpenMP's own default is what most users have; threads that sleep (PASSIVE) make every torch row half as slow again.
+# On a machine that does something else besides, they make the difference between a slow row and a hopeless one.
+WAIT_POLICY = os.environ.get("OMP_WAIT_POLICY") or "default"

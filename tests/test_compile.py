@@ -376,7 +376,7 @@ def test_a_missing_compiler_steps_down_to_the_graph(data, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no C++ compiler found")
 
-    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("torch._inductor.compile", broken)
     with pytest.warns(EngineWarning, match="runs as graph: .*no C"):
         history = pv.fit(make(), data, steps=3, engine="inductor", progress=False)
     assert history.engine.kind == "graph"

@@ -27,6 +27,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -138,7 +139,7 @@ class Engine:
             The statistics, on the device: reading them is what costs a synchronisation, not this call.
         """
         # Which of the modules train is part of what a graph froze.
-        key = (self.pair.training, x.shape, x.dtype, x.device)
+        key = (self.pair.training, x.shape, x.stride(), x.dtype, x.device)
         run = self._cache.get(key)
         if run is None:
             run = self._cache[key] = self._whole(self._gradients(x), x)
@@ -229,13 +230,8 @@ class Engine:
 
     def _compiled(self, x: Tensor, record: Shape) -> Gradients:
         began = time.monotonic()
-        # The compiler's own random numbers are not those of the program at the same seed; and in torch 2.13 on a CPU
-        # its Bernoulli mask reads memory that was never written: dropout behind a batch norm gave NaN.
-        options: dict[str, Any] = {"fallback_random": True}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run = self._runner(torch.compile(self.traced.graph, fullgraph=True, dynamic=False, options=options))
-            record.agreement = agreement(self, run, x)
+        run = self._runner(inductor(self.traced.graph, self.adam.parameters, self.fixed, x))
+        record.agreement = agreement(self, run, x)
         record.compiled = time.monotonic() - began
         return run
 
@@ -290,6 +286,23 @@ def choose(asked: str, steps: int, device: torch.device) -> tuple[str, str]:
     if device.type != "cuda" and steps < INDUCTOR_PAYS:
         return "graph", f"{steps:,} steps are too few for a compilation to pay"
     return "inductor", f"{steps:,} steps are worth a compilation"
+
+
+def inductor(graph: torch.fx.GraphModule, *inputs: Any) -> Callable:
+    """Compile a graph for inputs of these shapes.
+
+    Inductor is called directly: ``torch.compile`` would trace the graph again, and check at every call whether it must
+    do so once more.
+    """
+    from torch import _inductor
+
+    # The compiler's own random numbers are not those of the program at the same seed; and in torch 2.13 on a CPU its
+    # Bernoulli mask reads memory that was never written: dropout behind a batch norm gave NaN.
+    options = {"fallback_random": True}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        # A copy, because compiling rewrites the graph, which goes on to serve where the compiled one does not.
+        return _inductor.compile(deepcopy(graph), list(inputs), options=options)
 
 
 def compiler(device: torch.device) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 from torch.func import vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.adam import Adam
-from pyro_vaes.inference.compile import Engine, Shape
+from pyro_vaes.inference.compile import Engine, Shape, inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
 from pyro_vaes.inference.verify import Step, compare, python_numbers
@@ -149,7 +150,9 @@ class Replicas:
         self.names = traced.names
         batch = [node for node in traced.graph.graph.nodes if node.op == "placeholder"][-1]
         draws = take_out(traced.graph, batch)
-        batched = _batched(traced.graph, [self.learned, self.fixed], x, draws, self.generators)
+        noise = [torch.stack([draw(g.clone_state()) for g in self.generators]) for draw in draws]
+        inputs = [*self.adam.parameters, *self.fixed, x, *noise]
+        batched = _batched(traced.graph, inputs)
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(batched, draws)
         record.agreement = self._agreement(run, x)
@@ -158,10 +161,8 @@ class Replicas:
         if self.kind == "inductor" and x.shape[1] == self.batch:
             began = time.monotonic()
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    compiled = self._runner(torch.compile(batched, fullgraph=True, dynamic=False), draws)
-                    record.agreement = self._agreement(compiled, x)
+                compiled = self._runner(inductor(batched, *inputs), draws)
+                record.agreement = self._agreement(compiled, x)
                 record.compiled = time.monotonic() - began
                 return compiled
             except Exception as error:
@@ -209,10 +210,8 @@ class Replicas:
         return compare(mine, theirs, list(tensors(self.pairs[0])[0]))
 
 
-def _batched(graph, state: list[list[Tensor]], x: Tensor, draws: list, generators: list[Generator]):
+def _batched(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
     """Batch a graph over replicas, and trace the result, so that nothing of vmap is left in a step."""
-    noise = [torch.stack([draw(g.clone_state()) for g in generators]) for draw in draws]
-    inputs = (*state[0], *state[1], x, *noise)
     # The interpreter takes the inputs that were added; the graph's own calling convention does not know them.
     flat = torch.fx.GraphModule(graph, graph.graph)
     flat.graph.set_codegen(torch.fx.graph.CodeGen())
