@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint type readme clean
+.PHONY: demo test slow lint type bench readme clean
 
 demo: .venv/ready
 	$(BIN)/pyro-vaes demo
@@ -19,6 +19,10 @@ lint: .venv/ready
 
 type: .venv/ready
 	$(BIN)/mypy
+
+# Peers are measured if they are there: .venv/bin/python -m pip install --editable ".[bench]"
+bench: .venv/ready
+	$(BIN)/pyro-vaes bench --quick true
 
 # Writes the tables of the README from results/.
 readme: .venv/ready

@@ -1,4 +1,4 @@
-"""Commands that train: demo, variants, describe, fit, resume, reproduce."""
+"""Commands that train: demo, variants, describe, fit, resume, reproduce, bench."""
 
 import shlex
 import warnings
@@ -162,6 +162,31 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, list(EXPERIMENTS))
     print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
+
+
+def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: str = "results") -> int:
+    """Measure a training step and an epoch beside hand-written torch, stock Pyro, NumPyro and pythae.
+
+    Args:
+        only: architectures and parts, such as a,b,steps; everything without it.
+        quick: fewer repetitions.
+        root: where MNIST lies; random pixels of its shape without it.
+        out: folder for bench-steps, bench-epochs and bench-scaling, as .json and figures.
+    """
+    import subprocess
+    import sys
+
+    import pyro_vaes
+
+    source = Path(pyro_vaes.__file__).parent.parent
+    if not (source / "benchmarks" / "__main__.py").is_file():
+        raise InputError("bench needs the source of pyro-vaes, which has benchmarks/ beside pyro_vaes/: clone it")
+    options = ["--only", only] if only else []
+    options += ["--quick"] if quick else []
+    options += ["--root", str(Path(root).resolve())] if root else []
+    # A process of its own: thread settings must stand before torch is imported.
+    command = [sys.executable, "-m", "benchmarks", *options, "--out", str(Path(out).resolve())]
+    return subprocess.run(command, cwd=source).returncode
 
 
 def check_scale(scale: str) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
+from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling, speed
 from pyro_vaes.experiments.record import fill
 from pyro_vaes.inference.checkpoint import write_atomically
 from pyro_vaes.variants import VARIANTS, card
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     module.NAME: module.table for module in (demo, floor_sweep, frey_recovery, recycling)
-}
+} | {"bench-steps": speed.steps_table, "bench-epochs": speed.epochs_table}
 
 
 def filled(text: str, results: Path) -> str:
@@ -39,6 +39,8 @@ def variants_table() -> str:
 def result_table(path: Path) -> str:
     """One experiment's table, and under it device, versions, seeds and time."""
     result = json.loads(path.read_text())
+    if result["experiment"].startswith("bench-"):
+        return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
     settings = result.get("settings", result)
     versions = result["versions"]
     made = (

@@ -43,8 +43,9 @@ from pyro_vaes.inference.verify import Agreement, agreement
 from pyro_vaes.pair import Pair
 
 ENGINES = ("eager", "graph", "inductor")
-# Steps from which an engine pays for itself; measured, see results/bench-steps.quick.json.
-GRAPH_PAYS, INDUCTOR_PAYS = 300, 20_000
+# Steps from which an engine pays for itself on small networks and two cores: a first trace takes one or two seconds and
+# saves one or two milliseconds per step; a first compilation takes five to ten and saves another.
+GRAPH_PAYS, INDUCTOR_PAYS = 500, 10_000
 
 Gradients = Callable[[Tensor], tuple[list[Tensor | None], Tensor]]
 

@@ -1,0 +1,48 @@
+"""The tables of the benchmarks: ratios of times, measured side by side. What measures them is ``python -m benchmarks``."""
+
+from pathlib import Path
+from typing import Any
+
+from pyro_vaes.experiments.record import markdown_table
+
+
+def steps_table(result: dict[str, Any]) -> str:
+    """One training step, by implementation and architecture: the median ratio to the reference, and its quartiles."""
+    columns = result["architectures"]
+    names = list(dict.fromkeys(name for column in columns.values() for name in column["rows"]))
+    rows: list[list[object]] = []
+    for name in names:
+        cells = [_ratio(column["rows"].get(name)) for column in columns.values()]
+        rows.append([f"**{name}**" if name.startswith("pyro-vaes") else name, *cells])
+    reference = f"time of a step / {result['reference']}"
+    return markdown_table(
+        [reference, *(f"({key}) {c['title']}, batch {c['batch']}" for key, c in columns.items())], rows
+    )
+
+
+def epochs_table(result: dict[str, Any]) -> str:
+    """One epoch by loop."""
+    column = next(iter(result["architectures"].values()))
+    rows: list[list[object]] = [
+        [f"**{name}**" if name.startswith("pyro-vaes") else name, _ratio(row), f"{row['ms']['median'] / 1e3:.2f}"]
+        for name, row in column["rows"].items()
+    ]
+    return markdown_table([f"{column['title']}, batch {column['batch']}", f"time / {result['reference']}", "s"], rows)
+
+
+def made(result: dict[str, Any], path: Path) -> str:
+    """How it was measured, in one line."""
+    settings, versions = result["settings"], result["versions"]
+    where = versions["device"] if settings["device"] == "cuda" else f"CPU, {settings['threads']} threads"
+    peers = "".join(f", {name} {version}" for name, version in result.get("peers", {}).items())
+    return (
+        f"*{result['scale']} scale, {settings['repetitions']} interleaved repetitions, median and quartiles of the ratio; "
+        f"{where}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}{peers}. From `results/{path.name}`.*"
+    )
+
+
+def _ratio(row: dict[str, Any] | None) -> str:
+    if row is None or "ratio" not in row:
+        return "-"
+    low, middle, high = (row["ratio"][key] for key in ("low", "median", "high"))
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
