@@ -93,3 +93,11 @@ def test_the_digit_experiments_end_to_end_in_small(experiment, tmp_path, monkeyp
     if experiment is floor_sweep:
         for row in result["rows"][: len(floor_sweep.FLOORS)]:
             assert row["ordinary residual"][0] == pytest.approx(row["floor"], rel=1e-4)
+
+
+def test_floors_trained_as_replicas_are_those_trained_alone():
+    together = floor_sweep.replicas(steps=3, seeds=[0, 1], device="cpu", engine="graph")
+    assert set(together) == {(s, seed) for s in floor_sweep.SETTINGS for seed in (0, 1)}
+    for setting in (0.001, 0.3, "learned", "t_vae"):
+        alone = floor_sweep.cell(setting, 1, 3)
+        assert together[setting, 1] == pytest.approx(alone, rel=1e-4)

@@ -6,18 +6,21 @@ squared error against the clean images, for each of the seeds (of data, paramete
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from pyro_vaes.evaluation.metrics import mse
 from pyro_vaes.evaluation.plots import NEUTRAL, ROBUST
 from pyro_vaes.experiments import demo
 from pyro_vaes.experiments.record import markdown_table, record
-from pyro_vaes.experiments.training import side_by_side, trained
+from pyro_vaes.experiments.training import side_by_side, trained, trained_together
 from pyro_vaes.inference.posterior import active_units, clean, ordinary_residual
+from pyro_vaes.pair import Pair
 
 NAME = "floor-sweep"
 FLOORS = (0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3)
@@ -31,9 +34,12 @@ SCALES: dict[str, dict[str, Any]] = {
 def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figure."""
     began = time.monotonic()
-    cells = [(setting, seed, SCALES[scale]["steps"]) for setting in SETTINGS for seed in SCALES[scale]["seeds"]]
-    computed = side_by_side(cell, cells, desc=NAME, steps=len(cells) * SCALES[scale]["steps"])
-    found = {(setting, seed): value for (setting, seed, _), value in computed.items()}
+    if torch.cuda.is_available():
+        found = replicas(**SCALES[scale], device="cuda")
+    else:
+        cells = [(setting, seed, SCALES[scale]["steps"]) for setting in SETTINGS for seed in SCALES[scale]["seeds"]]
+        computed = side_by_side(cell, cells, desc=NAME, steps=len(cells) * SCALES[scale]["steps"])
+        found = {(setting, seed): value for (setting, seed, _), value in computed.items()}
     keys, seeds = ("mse", "active units", "ordinary residual"), SCALES[scale]["seeds"]
     rows = [{"floor": s, **{key: [found[s, seed][key] for seed in seeds] for key in keys}} for s in SETTINGS]
     result = {
@@ -47,10 +53,30 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
 
 def cell(setting: float | str, seed: int, steps: int) -> dict[str, float]:
     """Train one floor from one seed."""
-    x, dirty, _ = demo.data(seed)
     name = "t_vae" if setting == "t_vae" else "ic_vae"
     arguments = {"floor": setting} if isinstance(setting, float) else {}
-    pair = trained(name, dirty, arguments=arguments, seed=seed, steps=steps)
+    return _measured(trained(name, demo.data(seed)[1], arguments=arguments, seed=seed, steps=steps), seed)
+
+
+def replicas(steps: int, seeds: Sequence[int], device: str, **plan: Any) -> dict[tuple[Any, int], dict[str, float]]:
+    """Train all floors from all seeds as replicas, in three graphs: the fixed floors, the learned ones, the t_vae."""
+    found: dict[tuple[Any, int], dict[str, float]] = {}
+    for name, settings in (("ic_vae", FLOORS), ("ic_vae", ("learned",)), ("t_vae", ("t_vae",))):
+        cells = [(setting, seed) for setting in settings for seed in seeds]
+        pairs = trained_together(
+            name,
+            [demo.data(seed)[1].to(device) for _, seed in cells],
+            arguments=[{"floor": setting} if isinstance(setting, float) else {} for setting, _ in cells],
+            seeds=[seed for _, seed in cells],
+            steps=steps,
+            **plan,
+        )
+        found |= {(s, seed): _measured(pair.cpu(), seed) for (s, seed), pair in zip(cells, pairs, strict=True)}
+    return found
+
+
+def _measured(pair: Pair, seed: int) -> dict[str, float]:
+    x, dirty, _ = demo.data(seed)
     return {
         "mse": mse(clean(pair, dirty, draws=2).mean, x),
         "active units": active_units(pair, dirty),

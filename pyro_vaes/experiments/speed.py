@@ -1,4 +1,4 @@
-"""The tables of the benchmarks: ratios of times, measured side by side. What measures them is ``python -m benchmarks``."""
+"""The tables of the benchmarks: ratios of times, measured side by side by ``python -m benchmarks``."""
 
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,9 @@ def made(result: dict[str, Any], path: Path) -> str:
     where = versions["device"] if settings["device"] == "cuda" else f"CPU, {settings['threads']} threads"
     peers = "".join(f", {name} {version}" for name, version in result.get("peers", {}).items())
     return (
-        f"*{result['scale']} scale, {settings['repetitions']} interleaved repetitions, median and quartiles of the ratio; "
-        f"{where}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}{peers}. From `results/{path.name}`.*"
+        f"*{result['scale']} scale, {settings['repetitions']} interleaved repetitions, median and quartiles of the "
+        f"ratio; {where}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}{peers}. "
+        f"From `results/{path.name}`.*"
     )
 
 

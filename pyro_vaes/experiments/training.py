@@ -44,6 +44,25 @@ def trained(
     return pair
 
 
+def trained_together(
+    name: str, data: Sequence[Tensor], *, arguments: Sequence[dict[str, Any]], seeds: Sequence[int], **plan: Any
+) -> list[Pair]:
+    """Train many of one variant as replicas in one graph, which a GPU does almost in the time of one.
+
+    Args:
+        name: of the variant. data, arguments, seeds: of each. plan: arguments of ``fit``.
+
+    >>> x = torch.rand(9, 4)
+    >>> pairs = trained_together("l2_vae", [x, x], arguments=[{"hidden": (3,)}] * 2, seeds=[0, 1], steps=2)
+    >>> len(pairs)
+    2
+    """
+    cells = zip(data, arguments, seeds, strict=True)
+    pairs = [untrained(name, x.shape[1], each, seed) for x, each, seed in cells]
+    fit(pairs, list(data), seed=list(seeds), progress=False, **plan)
+    return pairs
+
+
 def untrained(name: str, data_dim: int, arguments: dict[str, Any], seed: int) -> Pair:
     """Build a variant from its seed."""
     with torch.random.fork_rng():

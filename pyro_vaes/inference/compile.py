@@ -126,6 +126,7 @@ class Engine:
             raise InputError(f"{pair.name} has no parameter to learn")
         self.learned, self.fixed, self.names_learned = list(learned.values()), list(fixed.values()), list(learned)
         self.adam = Adam(self.learned, lr)
+        self._modules = list(pair.modules())
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
         self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
@@ -140,7 +141,7 @@ class Engine:
             The statistics, on the device: reading them is what costs a synchronisation, not this call.
         """
         # Which of the modules train is part of what a graph froze.
-        key = (self.pair.training, x.shape, x.stride(), x.dtype, x.device)
+        key = (*(module.training for module in self._modules), x.shape, x.stride(), x.dtype, x.device)
         run = self._cache.get(key)
         if run is None:
             run = self._cache[key] = self._whole(self._gradients(x), x)

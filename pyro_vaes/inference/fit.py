@@ -1,5 +1,6 @@
 """Train a pair, or many of one kind together. The loop knows no variant."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -158,6 +159,8 @@ def train(
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
+        if progress and engine == "auto":
+            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         runner = _runner(kind, reason, tracks, targets, prepare, stacked)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)

@@ -65,13 +65,14 @@ class Replicas:
         self.adam = Adam(self.learned, lrs[0])
         self.lrs = list(lrs)
         self._each = [self._slice(r) for r in range(len(pairs))] if len(set(lrs)) > 1 else []
+        self._modules = list(pairs[0].modules())
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
         self._cache: dict[tuple, Callable[[Tensor], tuple[list[Tensor | None], Tensor]]] = {}
 
     def step(self, x: Tensor) -> Tensor:
         """Take one step in every replica; x is (R, B, d), and the statistics are (R, names)."""
-        key = (self.pairs[0].training, x.shape, x.dtype, x.device)
+        key = (*(module.training for module in self._modules), x.shape, x.dtype, x.device)
         if key not in self._cache:
             self._cache[key] = self._make(x)
         gradients, stats = self._cache[key](x)
