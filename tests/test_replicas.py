@@ -144,6 +144,22 @@ def test_what_a_replica_writes_is_an_ordinary_run(data, tmp_path):
     assert (tmp_path / "copy" / "replica-1" / METRICS).read_text().count("\n") == 10
 
 
+def test_replicas_with_rates_of_their_own_resume_bitwise(data, tmp_path):
+    def stop(step):
+        if step == 43:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {**OPTIONS, "lr": [1e-3, 5e-3], "engine": "graph"}
+    whole, resumed = [make(r) for r in range(2)], [make(r + 5) for r in range(2)]
+    pv.fit(whole, data, **options)
+    pv.fit([make(r) for r in range(2)], data, **options, out=tmp_path, on_step=stop)
+    assert checkpoint.load(tmp_path / "replica-1" / CHECKPOINT)[0]["adam.0.step"].item() == 43
+    pv.fit(resumed, data, **options, out=tmp_path, resume=True)
+    for a, b in zip(whole, resumed, strict=True):
+        for p, q in zip(a.parameters(), b.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
 def test_replicas_at_different_steps_do_not_go_on_together(data, tmp_path):
     options = {**OPTIONS, "steps": 10}
     pv.fit([make(r) for r in range(2)], data, **options, out=tmp_path, engine="graph")

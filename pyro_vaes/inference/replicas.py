@@ -91,7 +91,8 @@ class Replicas:
         return [*self.learned, *self.adam.mean, *self.adam.square]
 
     def changing(self) -> list[Tensor]:
-        return [*self.watched(), *self.adam.steps, *self.fixed]
+        counts = [count for adam in self._each or [self.adam] for count in adam.steps]
+        return [*self.watched(), *counts, *self.fixed]
 
     def random(self) -> list[Tensor]:
         return [generator.get_state() for generator in self.generators]
@@ -102,14 +103,14 @@ class Replicas:
 
     def saved(self, run: int) -> dict[str, Tensor]:
         """What the checkpoint of one replica holds: the same as that of a run of its own."""
-        state = self._slice(run).state()
+        state = (self._each[run] if self._each else self._slice(run)).state()
         kind = "random.cuda" if self.learned[0].is_cuda else "random.cpu"
         return {name: t.clone() for name, t in state.items()} | {kind: self.generators[run].get_state()}
 
     def load(self, saved: list[dict[str, Tensor]]) -> None:
         """Take up what :meth:`saved` gave, for every replica."""
         for run, state in enumerate(saved):
-            self._slice(run).load(state)
+            (self._each[run] if self._each else self._slice(run)).load(state)
         for step in self.adam.steps:
             step.copy_(saved[0]["adam.0.step"])
         self.set_random([state["random.cuda" if self.learned[0].is_cuda else "random.cpu"] for state in saved])
@@ -136,7 +137,7 @@ class Replicas:
                         tensor.data = tensor.data.clone()
 
     def _slice(self, run: int) -> Adam:
-        """Adam of one replica: views of the common state."""
+        """Adam of one replica: views of the common state, and a count of steps of its own."""
         one = copy(self.adam)
         one.parameters = [p.detach()[run] for p in self.learned]
         one.mean, one.square = [m[run] for m in self.adam.mean], [s[run] for s in self.adam.square]
