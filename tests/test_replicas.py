@@ -226,6 +226,7 @@ def test_programs_that_cannot_be_batched_run_one_after_another(data):
     pairs = [pair(r) for r in range(2)]
     with pytest.warns(EngineWarning, match="one after another: the program looks at a value"):
         histories = pv.fit(pairs, data, steps=5, progress=False, engine="graph")
+    assert histories[0].engine.kind == "eager"
     for r in range(2):
         alone = pair(r)
         pv.fit(alone, data, steps=5, progress=False, engine="eager", seed=r)

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.inference.adam import Adam
+from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.guard import check_gradients, check_loss
 from pyro_vaes.inference.tracing import Untraceable, cause, statistics, tensors, trace
 from pyro_vaes.inference.verify import Agreement, agreement
@@ -253,17 +254,7 @@ class Engine:
             self.adam.step(found)
             return stats
 
-        if self.shapes[-1].kind == "eager" or not x.is_cuda:
-            return step
-        from pyro_vaes.inference.capture import captured
-
-        try:
-            whole = captured(self, step, x)
-        except Exception as error:
-            self._fall(self.kind, f"no CUDA graph: {cause(error)}")
-            return step
-        self.shapes[-1].captured = True
-        return whole
+        return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x)
 
     def _fall(self, kind: str, why: str) -> None:
         if not self.fell:

@@ -1,7 +1,6 @@
 """Train a pair, or many of one kind together. The loop knows no variant."""
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -15,14 +14,13 @@ from tqdm import tqdm
 from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
-from pyro_vaes.inference.compile import ENGINES, Engine, EngineWarning, choose
+from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_data, rehearse
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
-from pyro_vaes.inference.tracing import Untraceable
 from pyro_vaes.inference.track import CHECKPOINT, Track
 from pyro_vaes.pair import Pair
 
@@ -106,16 +104,7 @@ def fit(
     lrs, seeds = each("lr", lr, len(pairs)), each("seed", seed, len(pairs), step=1)
     plans = [Plan(steps, batch_size, one, schedule, of) for one, of in zip(lrs, seeds, strict=True)]
     folders = [None if out is None else Path(out) / f"replica-{r}" for r in range(len(pairs))]
-    if engine != "eager":
-        try:
-            return train(pairs, x, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
-        except Untraceable as error:
-            warnings.warn(f"replicas of {pairs[0].name} run one after another: {error}", EngineWarning, stacklevel=2)
-    data = each_data(x, len(pairs))
-    runs = zip(pairs, data, plans, folders, strict=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EngineWarning)  # the cause was named once
-        return [train([p], rows, [plan], [folder], stacked=False, **options)[0] for p, rows, plan, folder in runs]  # type: ignore
+    return train(pairs, x, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
 
 
 def train(

@@ -20,6 +20,7 @@ class Stepper(Protocol):
 
     kind: str
     names: tuple[str, ...]
+    shapes: list[Any]
 
     def step(self, x: Tensor) -> Tensor: ...
     def rates(self, rates: list[float]) -> None: ...

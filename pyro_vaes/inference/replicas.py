@@ -14,10 +14,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.adam import Adam
-from pyro_vaes.inference.compile import Engine, Shape, inductor
+from pyro_vaes.inference.capture import capture_if_possible
+from pyro_vaes.inference.compile import Engine, EngineWarning, Gradients, Shape, inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
-from pyro_vaes.inference.verify import Step, compare, python_numbers
+from pyro_vaes.inference.verify import Agreement, Step, compare, python_numbers
 from pyro_vaes.pair import Pair
 
 
@@ -33,7 +34,7 @@ class Replicas:
     one.
 
     Args:
-        kind: ``graph`` or ``inductor``.
+        kind: ``graph``, ``inductor``, or ``eager``, which takes the replicas one after another.
         pairs: R pairs of one structure; their parameters and buffers become slices of common tensors, until the
             context is left.
         size: N, all data. lrs, seeds: of each replica.
@@ -41,7 +42,6 @@ class Replicas:
 
     Raises:
         InputError: if the pairs differ in structure or in a Python number.
-        Untraceable: at the first step, for a program that cannot become a graph, or whose random draws have no rule.
     """
 
     def __init__(
@@ -68,19 +68,18 @@ class Replicas:
         self._modules = list(pairs[0].modules())
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
-        self._cache: dict[tuple, Callable[[Tensor], tuple[list[Tensor | None], Tensor]]] = {}
+        self._alone = [Engine("eager", pair, size, prepare=prepare) for pair in pairs]
+        for run, one in enumerate(self._alone):
+            one.adam = self._slice(run)  # not a second set of moments
+        self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def step(self, x: Tensor) -> Tensor:
         """Take one step in every replica; x is (R, B, d), and the statistics are (R, names)."""
         key = (*(module.training for module in self._modules), x.shape, x.dtype, x.device)
-        if key not in self._cache:
-            self._cache[key] = self._make(x)
-        gradients, stats = self._cache[key](x)
-        if not self._each:
-            self.adam.step(gradients)
-        for r, adam in enumerate(self._each):
-            adam.step([None if g is None else g[r] for g in gradients])
-        return stats
+        run = self._cache.get(key)
+        if run is None:
+            run = self._cache[key] = self._whole(self._gradients(x), x)
+        return run(x)
 
     def rates(self, rates: list[float]) -> None:
         self.adam.lr.fill_(rates[0])
@@ -116,14 +115,28 @@ class Replicas:
         self.set_random([state["random.cuda" if self.learned[0].is_cuda else "random.cpu"] for state in saved])
 
     def diagnose(self, x: Tensor, run: int, step: int) -> None:
-        self.alone(run).diagnose(x[run], 0, step)
+        self._alone[run].set_random(self._random_of(run))
+        self._alone[run].diagnose(x[run], 0, step)
 
-    def alone(self, run: int) -> Engine:
-        """One replica as a run of its own, on the same tensors and from the same random state."""
-        engine = Engine("eager", self.pairs[run], self.size, self.lrs[run], prepare=self.prepare)
-        engine.set_random([self.generators[run].get_state()] if not self.learned[0].is_cuda else [
-            torch.get_rng_state(), self.generators[run].get_state()])  # fmt: skip
-        return engine
+    def apart(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
+        """Gradients and statistics by the program itself, replica by replica."""
+        parts, states = [], []
+        with torch.random.fork_rng():
+            for run, one in enumerate(self._alone):
+                one.set_random(self._random_of(run))
+                parts.append(one.eager(x[run]))
+                states.append(one.random()[-1])
+        self.set_random(states)
+        self.names = self._alone[0].names
+        gradients = [
+            None if any(g is None for g in each) else torch.stack(each)
+            for each in zip(*(g for g, _ in parts), strict=True)
+        ]
+        return gradients, torch.stack([stats for _, stats in parts])
+
+    def _random_of(self, run: int) -> list[Tensor]:
+        state = self.generators[run].get_state()
+        return [torch.get_rng_state(), state] if self.learned[0].is_cuda else [state]
 
     def __enter__(self) -> "Replicas":
         return self
@@ -145,8 +158,30 @@ class Replicas:
         one.lr = torch.tensor(self.lrs[run], device=self.adam.lr.device)
         return one
 
-    def _make(self, x: Tensor):
+    def _gradients(self, x: Tensor) -> Gradients:
+        """Choose how this shape is run: batched and compiled, batched, or replica by replica."""
         record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind)
+        self.shapes.append(record)
+        self.batch = self.batch or x.shape[1]
+        if self.kind == "eager":
+            return self.apart
+        try:
+            run, batched, inputs = self._batched(x, record)
+        except Untraceable as error:
+            return self._fall("eager", record, str(error), self.apart)
+        if self.kind == "graph" or x.shape[1] != self.batch:
+            record.kind = "graph"
+            return run
+        try:
+            began = time.monotonic()
+            compiled = self._runner(inductor(batched, *inputs), run.draws)  # type: ignore[attr-defined]
+            record.agreement = self._agreement(compiled, x)
+            record.compiled = time.monotonic() - began
+            return compiled
+        except Exception as error:
+            return self._fall("graph", record, cause(error), run)
+
+    def _batched(self, x: Tensor, record: Shape) -> tuple[Gradients, GraphModule, list[Tensor]]:
         began = time.monotonic()
         traced = trace(self.pairs[0], x[0], self.size, self.prepare)
         self.names = traced.names
@@ -154,25 +189,18 @@ class Replicas:
         draws = take_out(traced.graph, batch)
         noise = [torch.stack([draw(g.clone_state()) for g in self.generators]) for draw in draws]
         inputs = [*self.adam.parameters, *self.fixed, x, *noise]
-        batched = _batched(traced.graph, inputs)
+        try:
+            batched = _over_replicas(traced.graph, inputs)
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(cause(error)) from error
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(batched, draws)
         record.agreement = self._agreement(run, x)
-        self.shapes.append(record)
-        self.batch = self.batch or x.shape[1]
-        if self.kind == "inductor" and x.shape[1] == self.batch:
-            began = time.monotonic()
-            try:
-                compiled = self._runner(inductor(batched, *inputs), draws)
-                record.agreement = self._agreement(compiled, x)
-                record.compiled = time.monotonic() - began
-                return compiled
-            except Exception as error:
-                self.fell, self.kind = cause(error), "graph"
-        record.kind = "graph"
-        return run
+        return run, batched, inputs
 
-    def _runner(self, batched: Callable, draws: list) -> Callable:
+    def _runner(self, batched: Callable, draws: list) -> Gradients:
         def run(x: Tensor) -> tuple[list[Tensor | None], Tensor]:
             use(self.generators)
             with torch.no_grad():
@@ -180,39 +208,46 @@ class Replicas:
                 *gradients, stats = batched(*self.adam.parameters, *self.fixed, x, *noise)
             return gradients, stats
 
+        run.draws = draws  # type: ignore[attr-defined]
         return run
 
-    def _agreement(self, run: Callable, x: Tensor):
-        """Compare every replica with its own program, twice in a row."""
-        before, random = [b.clone() for b in self.fixed], self.random()
+    def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
+        def step(x: Tensor) -> Tensor:
+            found, stats = gradients(x)
+            if not self._each:
+                self.adam.step(found)
+            for run, adam in enumerate(self._each):
+                adam.step([None if g is None else g[run] for g in found])
+            return stats
 
-        def back() -> None:
+        return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x, self.generators)
+
+    def _fall(self, kind: str, record: Shape, why: str, run: Gradients) -> Gradients:
+        if not self.fell:
+            how = "one after another" if kind == "eager" else f"as {kind}"
+            message = f"replicas of {self.pairs[0].name} run {how}: {why}"
+            warnings.warn(message, EngineWarning, stacklevel=6)
+        self.fell, self.kind, record.kind = why, kind, kind
+        return run
+
+    def _agreement(self, run: Gradients, x: Tensor) -> Agreement:
+        """Compare every replica with its own program, twice in a row."""
+        found = []
+        for gradients_of in (run, self.apart):
+            before, random = [b.clone() for b in self.fixed], self.random()
+            steps = []
+            for _ in range(2):
+                gradients, stats = gradients_of(x)
+                steps.append(Step(gradients, stats, [b.clone() for b in self.fixed], self.random()))
             with torch.no_grad():
                 for buffer, value in zip(self.fixed, before, strict=True):
                     buffer.copy_(value)
             self.set_random(random)
-
-        mine, theirs = [], []
-        for _ in range(2):
-            gradients, stats = run(x)
-            mine.append(Step(gradients, stats, [b.clone() for b in self.fixed], self.random()))
-        back()
-        with torch.random.fork_rng():
-            for _ in range(2):
-                parts, random_after = [], []
-                for r in range(len(self.pairs)):
-                    one = self.alone(r)
-                    parts.append(one.eager(x[r]))
-                    random_after.append(one.random()[-1])
-                self.set_random(random_after)
-                found: list[Tensor | None] = [torch.stack(each) for each in zip(*(g for g, _ in parts), strict=True)]
-                stats = torch.stack([s for _, s in parts])
-                theirs.append(Step(found, stats, [b.clone() for b in self.fixed], random_after))
-        back()
-        return compare(mine, theirs, list(tensors(self.pairs[0])[0]))
+            found.append(steps)
+        return compare(found[0], found[1], self._alone[0].names_learned)
 
 
-def _batched(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
+def _over_replicas(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
     """Batch a graph over replicas, and trace the result, so that nothing of vmap is left in a step."""
     # The interpreter takes the inputs that were added; the graph's own calling convention does not know them.
     flat = torch.fx.GraphModule(graph, graph.graph)
