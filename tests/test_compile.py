@@ -424,3 +424,20 @@ def test_gradients_that_are_views_are_read_right(kind):
     torch.testing.assert_close(moments["objective.summed"], torch.full((3, 4), 0.1))
     torch.testing.assert_close(moments["objective.turned"], 0.1 * torch.arange(5.0 * D).view(D, 5).t())
     assert not engine.fell
+
+
+@pytest.mark.parametrize("kind", ["eager", "graph"])
+def test_in_double_precision_the_step_is_adams_to_the_last_digits(kind):
+    """torch.optim.Adam on the program's own gradients, with a rate that single precision would round."""
+    pair, other = make().double(), make().double()
+    engine = Engine(kind, pair, size=N, lr=0.01)
+    adam = torch.optim.Adam(other.parameters(), lr=0.01)
+    for step in range(5):
+        torch.manual_seed(step)
+        engine.step(batch())
+        torch.manual_seed(step)
+        adam.zero_grad()
+        other(batch(), size=N).total.backward()
+        adam.step()
+    for a, b in zip(pair.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)

@@ -33,8 +33,11 @@ class Adam:
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-        device = self.parameters[0].device if self.parameters else None
-        self.lr = torch.tensor(float(lr), device=device)
+        device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        # The CUDA kernel reads a float; on a CPU the rate is as exact as the parameters may be.
+        self.lr = torch.tensor(
+            float(lr), device=device, dtype=torch.float32 if device.type == "cuda" else torch.float64
+        )
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None]) -> None:

@@ -155,7 +155,7 @@ class Replicas:
         one.parameters = [p.detach()[run] for p in self.learned]
         one.mean, one.square = [m[run] for m in self.adam.mean], [s[run] for s in self.adam.square]
         one.steps = [t.clone() for t in self.adam.steps]
-        one.lr = torch.tensor(self.lrs[run], device=self.adam.lr.device)
+        one.lr = torch.full_like(self.adam.lr, self.lrs[run])
         return one
 
     def _gradients(self, x: Tensor) -> Gradients:
