@@ -1,5 +1,6 @@
 """Commands that train: demo, variants, describe, fit, resume, reproduce, bench."""
 
+import os
 import shlex
 import warnings
 from pathlib import Path
@@ -98,7 +99,8 @@ def do_fit(
         engine: eager, graph (traced), inductor (traced and compiled), or auto.
         schedules: settings that change on the way, '{"beta": [0, 1, 1000]}' for beta from 0 to 1 in 1000 steps.
         augment: draw the data anew at every step, binarise or impulse:FRACTION.
-        replicas: train this many seeds together, each into a run folder replica-N inside of out.
+        replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
+            rates: from Python).
         checkpoint_every: steps between checkpoints.
     """
     from pyro_vaes.inference.plan import Plan
@@ -135,16 +137,18 @@ def do_resume(run: str) -> int:
     """Go on with an interrupted fit, bit for bit as if it had never stopped (also: fit --resume RUN).
 
     Args:
-        run: the run folder.
+        run: the run folder, or that of all replicas.
     """
     from pyro_vaes.inference.run import Run, build
 
-    folder = Run.open(run)
-    config = folder.config
-    dataset, x, _ = read_data(config["data"])
-    pair = build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"])
-    _first_parameters(pair, config.get("start"))
-    return _train([folder], [pair], x, dataset, resume=True)
+    replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
+    folders = [Run.open(path) for path in replicas or [Path(run)]]
+    dataset, x, _ = read_data(folders[0].config["data"])
+    pairs = []
+    for config in (folder.config for folder in folders):
+        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
+        _first_parameters(pairs[-1], config.get("start"))
+    return _train(folders, pairs, x, dataset, resume=True)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -168,7 +172,7 @@ def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: 
     """Measure a training step and an epoch beside hand-written torch, stock Pyro, NumPyro and pythae.
 
     Args:
-        only: architectures and parts, such as a,b,steps; everything without it.
+        only: of a, b, c, d (architectures) and steps, epochs, scaling (parts), such as a,b; everything without it.
         quick: fewer repetitions.
         root: where MNIST lies; random pixels of its shape without it.
         out: folder for bench-steps, bench-epochs and bench-scaling, as .json and figures.
@@ -186,7 +190,9 @@ def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: 
     options += ["--root", str(Path(root).resolve())] if root else []
     # A process of its own: thread settings must stand before torch is imported.
     command = [sys.executable, "-m", "benchmarks", *options, "--out", str(Path(out).resolve())]
-    return subprocess.run(command, cwd=source).returncode
+    # And they are OpenMP's own, as in a Python script, not those that the command line has set for itself.
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    return subprocess.run(command, cwd=source, env=environment).returncode
 
 
 def check_scale(scale: str) -> None:
@@ -207,12 +213,11 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", dataset: "Datase
         if len(runs) == 1:
             histories = [fit_pair(pairs[0], x, **config["plan"], **options, out=runs[0].path, resume=resume)]
         else:
-            histories = fit_pair(pairs, x, **config["plan"], **options, out=runs[0].path.parent)
+            histories = fit_pair(pairs, x, **config["plan"], **options, out=runs[0].path.parent, resume=resume)
     print(describe(histories[0].engine))
     if histories[0].interrupted is not None:
-        for run in runs:
-            where = shlex.quote(str(run.path))
-            print(f"stopped at step {histories[0].step}; go on with: pyro-vaes fit --resume {where}")
+        where = shlex.quote(str(runs[0].path if len(runs) == 1 else runs[0].path.parent))
+        print(f"stopped at step {histories[0].step}; go on with: pyro-vaes fit --resume {where}")
         return 128 + histories[0].interrupted
     for run, pair, history in zip(runs, pairs, histories, strict=True):
         _report(run, pair, history, x, dataset)

@@ -69,4 +69,5 @@ class Adam:
 def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """The fused kernel walks through memory: a gradient that is a transposed or expanded view would be misread."""
     assert gradient is not None
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)

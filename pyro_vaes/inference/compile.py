@@ -38,9 +38,10 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
+from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
-from pyro_vaes.inference.tracing import Untraceable, cause, statistics, tensors, trace
-from pyro_vaes.inference.verify import Agreement, agreement
+from pyro_vaes.inference.tracing import Traced, cause, statistics, tensors, trace
+from pyro_vaes.inference.verify import Agreement, agreement, untouched
 from pyro_vaes.pair import Pair
 
 ENGINES = ("eager", "graph", "inductor")
@@ -61,15 +62,17 @@ class Shape:
 
     x: str
     kind: str
+    rows: int = 0
     operations: int = 0
     traced: float = 0.0
     compiled: float = 0.0
     agreement: Agreement | None = None
     captured: bool = False
+    replicas: bool = False
 
     def __str__(self) -> str:
         if self.kind == "eager":
-            return f"{self.x}: the program itself"
+            return f"{self.x}: the program itself{', replica by replica' if self.replicas else ''}"
         text = f"{self.x}: {self.operations} operations, traced in {self.traced:.1f} s"
         if self.kind == "inductor":
             text += f", compiled in {self.compiled:.1f} s"
@@ -95,6 +98,7 @@ class Engine:
         kind: what it runs; another than asked for after a :class:`EngineWarning`.
         names: of the statistics that a step gives: loss, bound, then the sites.
         shapes: a line for each shape of batch so far.
+        traced: the graph of the latest shape, or None.
 
     Raises:
         InputError: for an unknown kind.
@@ -126,10 +130,14 @@ class Engine:
         if not learned:
             raise InputError(f"{pair.name} has no parameter to learn")
         self.learned, self.fixed, self.names_learned = list(learned.values()), list(fixed.values()), list(learned)
+        for name, p in learned.items():
+            if torch.empty_like(p).stride() != p.stride():
+                raise InputError(f"{name} is a view with gaps or overlaps in memory: make it contiguous()")
         self.adam = Adam(self.learned, lr)
-        self._modules = list(pair.modules())
+        self._modules, self._program = list(pair.modules()), dict[str, Any]()
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
+        self.traced: Traced | None = None
         self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def step(self, x: Tensor) -> Tensor:
@@ -157,8 +165,29 @@ class Engine:
         return [*self.adam.parameters, *self.adam.mean, *self.adam.square]
 
     def changing(self) -> list[Tensor]:
-        """Every tensor that a step may change."""
-        return [*self.watched(), *self.adam.steps, *self.fixed]
+        """Every tensor that a step may change; a program that runs as it is may have replaced its buffers."""
+        return [*self.watched(), *self.adam.steps, *tensors(self.pair)[1].values()]
+
+    def settle(self) -> None:
+        """See at the end of a block whether program and tensors are still those that were traced.
+
+        Raises:
+            InputError: if a parameter was given other memory, which no optimiser would follow.
+        """
+        there = tensors(self.pair)[0]
+        for name, mine, its in zip(self.names_learned, self.adam.parameters, self.learned, strict=True):
+            if mine.data_ptr() != its.data_ptr() or its is not there.get(name):
+                raise InputError(f"{name} was replaced during training: change parameters in place, with copy_()")
+        if not self._program:
+            return
+        now = program(self.pair, self.prepare)
+        changed = [name for name in {**self._program, **now} if self._program.get(name) != now.get(name)]
+        if changed:
+            message = f"{changed[0]} was changed during training; from the next step on the graph follows"
+            warnings.warn(message, EngineWarning, stacklevel=6)
+            self._cache.clear()
+            self.fixed, self._modules = list(tensors(self.pair)[1].values()), list(self.pair.modules())
+            self._program = now
 
     def random(self) -> list[Tensor]:
         """The state of every random generator that a step draws from."""
@@ -200,39 +229,39 @@ class Engine:
 
     def _gradients(self, x: Tensor) -> Gradients:
         """Choose how this shape is run: as this engine does, or as the next simpler one that works."""
-        record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind)
+        record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind, len(x))
         self.shapes.append(record)
+        self.batch = self.batch or len(x)
         if self.kind == "eager":
             return self.eager
         try:
             run = self._graph(x, record)
-        except Untraceable as error:
-            self._fall("eager", str(error))
-            record.kind = "eager"
+        except Exception as error:
+            self._fall("eager", cause(error), record)
             return self.eager
         # The ragged last batch of an epoch runs once per epoch, and is not worth a compilation.
-        self.batch = self.batch or len(x)
         if self.kind == "graph" or len(x) != self.batch:
             record.kind = "graph"
             return run
         try:
             return self._compiled(x, record)
         except Exception as error:
-            self._fall("graph", cause(error))
-            record.kind = "graph"
+            self._fall("graph", cause(error), record)
             return run
 
     def _graph(self, x: Tensor, record: Shape) -> Gradients:
         began = time.monotonic()
-        traced = trace(self.pair, x, self.size, self.prepare)
+        with untouched(self.pair, self.prepare):
+            traced = trace(self.pair, x, self.size, self.prepare)
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(traced.graph)
         record.agreement = agreement(self, run, x)
-        self.names, self.traced = traced.names, traced
+        self.names, self.traced, self._program = traced.names, traced, program(self.pair, self.prepare)
         return run
 
     def _compiled(self, x: Tensor, record: Shape) -> Gradients:
         began = time.monotonic()
+        assert self.traced is not None
         run = self._runner(inductor(self.traced.graph, self.adam.parameters, self.fixed, x))
         record.agreement = agreement(self, run, x)
         record.compiled = time.monotonic() - began
@@ -256,10 +285,14 @@ class Engine:
 
         return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x)
 
-    def _fall(self, kind: str, why: str) -> None:
+    def _fall(self, kind: str, why: str, record: Shape) -> None:
+        """Step down for one shape, and say so once."""
         if not self.fell:
-            warnings.warn(f"engine {self.kind} of {self.pair.name} runs as {kind}: {why}", EngineWarning, stacklevel=6)
-        self.fell, self.kind = why, kind
+            message = f"engine {self.kind} of {self.pair.name} runs as {kind}: {why}"
+            warnings.warn(message, EngineWarning, stacklevel=7)
+        record.kind, self.fell = kind, self.fell or why
+        if record.rows == self.batch:
+            self.kind = kind
 
 
 def choose(asked: str, steps: int, device: torch.device) -> tuple[str, str]:

@@ -68,8 +68,7 @@ def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None
         _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
         if augment is not None:
             _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
-            with torch.random.fork_rng():
-                chunk = augment(chunk)
+            chunk = _augmented(chunk, augment)
         _refuse(
             ~family.check(chunk),
             chunk,
@@ -86,9 +85,21 @@ def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None
             )
 
 
+def _augmented(chunk: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+    try:
+        with torch.random.fork_rng():
+            found = augment(chunk.clone())
+    except Exception as error:
+        raise InputError(f"the augmentation cannot run: {first_line(error)}") from error
+    if not isinstance(found, Tensor) or found.shape != chunk.shape or found.dtype != chunk.dtype:
+        what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"the augmentation gives {what} for {chunk.dtype} {tuple(chunk.shape)}: it must keep both")
+    return found
+
+
 def _say(constraint) -> str:
     name = type(constraint).__name__.strip("_").lower()
-    return "0 or 1; binarise grey values first" if name == "boolean" else name
+    return "0 or 1; binarise grey values first, or draw them: augment='binarise'" if name == "boolean" else name
 
 
 def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
@@ -106,7 +117,8 @@ def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Tensor] = as_bat
     # With gradients: some of Pyro's estimators refuse to work without.
     with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
         try:
-            pair(prepare(x[:2].to(_first(pair).device)), size=len(x))
+            # A copy: a program may change its batch.
+            pair(prepare(x[:2].to(_first(pair).device).clone()), size=len(x))
         except InputError:
             raise
         except Exception as error:

@@ -23,6 +23,7 @@ class Stepper(Protocol):
     shapes: list[Any]
 
     def step(self, x: Tensor) -> Tensor: ...
+    def settle(self) -> None: ...
     def rates(self, rates: list[float]) -> None: ...
     def changing(self) -> list[Tensor]: ...
     def watched(self) -> list[Tensor]: ...
@@ -74,6 +75,7 @@ class Loop:
             self._restore(begin)
             self._count(first)
             raise self._repeat(first, last, begin, log_every)
+        self.engine.settle()
         self._log(first, values, log_every)
 
     def save(self) -> None:
@@ -82,11 +84,14 @@ class Loop:
 
     def _step(self, step: int) -> Tensor:
         self.engine.rates([track.plan.rate(step) for track in self.tracks])
+        self._set(step)
+        return self.engine.step(self.batches(step))
+
+    def _set(self, step: int) -> None:
         for schedule, targets in self.schedules.values():
             value = schedule(step)
             for target in targets:
                 target.fill_(value)
-        return self.engine.step(self.batches(step))
 
     def _count(self, step: int) -> None:
         for track in self.tracks:
@@ -97,7 +102,7 @@ class Loop:
         return torch.stack(pending).cpu().reshape(len(pending), len(self.tracks), -1)
 
     def _good(self, values: Tensor) -> bool:
-        largest = torch._foreach_norm(self.engine.watched(), ord=math.inf)
+        largest = torch._foreach_norm([t for t in self.engine.watched() if t.numel()], ord=math.inf)
         finite = bool(torch.isfinite(torch.stack([norm.double() for norm in largest])).all())
         return finite and bool(torch.isfinite(values[..., 0]).all())
 
@@ -129,6 +134,7 @@ class Loop:
             self._restore(before)
             bad = next((r for r, v in enumerate(values[0, :, 0].tolist()) if not math.isfinite(v)), 0)
             for run in [bad, *range(len(self.tracks))]:
+                self._set(step)
                 try:
                     self.engine.diagnose(self.batches(step), run, step)
                 except Diverged as error:

@@ -36,6 +36,8 @@ class Plan:
     def __post_init__(self) -> None:
         whole("steps", self.steps, high=2**53)
         whole("batch_size", self.batch_size)
+        if isinstance(self.lr, list | tuple) or isinstance(self.seed, list | tuple):
+            raise InputError("a list of lr or seed is for replicas: give a list of pairs, or replicas")
         number("lr", self.lr, open_low=True)
         if self.schedule not in ("cosine", "constant"):
             raise InputError(f"schedule is {self.schedule!r}: it must be 'cosine' or 'constant'")
@@ -52,15 +54,16 @@ class History:
     """What a run left behind.
 
     Attributes:
-        rows: one per logged step: step, epoch, loss, bound and terms in nats per datum, lr, seconds.
+        rows: one per logged step: step, epoch, loss, bound and terms in nats per datum, lr, seconds (when the block of
+            steps was looked at).
         step: steps taken in all.
         interrupted: the signal that ended the run early, or None.
         pair: what was trained.
         engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     step: int = 0
     interrupted: int | None = None
-    pair: "Pair | None" = None
-    engine: "Engine | Replicas | None" = None
+    pair: "Pair | None" = field(default=None, repr=False)
+    engine: "Engine | Replicas | None" = field(default=None, repr=False)

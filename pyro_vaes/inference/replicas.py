@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from typing import Any
 
@@ -17,8 +18,9 @@ from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compile import Engine, EngineWarning, Gradients, Shape, inductor
 from pyro_vaes.inference.draws import take_out, use
+from pyro_vaes.inference.frozen import generators, held, program, values
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
-from pyro_vaes.inference.verify import Agreement, Step, compare, python_numbers
+from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
 from pyro_vaes.pair import Pair
 
 
@@ -118,6 +120,13 @@ class Replicas:
         self._alone[run].set_random(self._random_of(run))
         self._alone[run].diagnose(x[run], 0, step)
 
+    def settle(self) -> None:
+        """See at the end of a block whether the parameters are still slices of the common ones."""
+        for run, one in enumerate(self._alone):
+            for name, mine, its in zip(one.names_learned, self.learned, one.learned, strict=True):
+                if mine[run].data_ptr() != its.data_ptr():
+                    raise InputError(f"{name} was replaced during training: change parameters in place, with copy_()")
+
     def apart(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients and statistics by the program itself, replica by replica."""
         parts, states = [], []
@@ -160,15 +169,17 @@ class Replicas:
 
     def _gradients(self, x: Tensor) -> Gradients:
         """Choose how this shape is run: batched and compiled, batched, or replica by replica."""
-        record = Shape(f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind)
+        record = Shape(
+            f"x {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}", self.kind, x.shape[1], replicas=True
+        )
         self.shapes.append(record)
         self.batch = self.batch or x.shape[1]
         if self.kind == "eager":
             return self.apart
         try:
             run, batched, inputs = self._batched(x, record)
-        except Untraceable as error:
-            return self._fall("eager", record, str(error), self.apart)
+        except Exception as error:
+            return self._fall("eager", record, cause(error), self.apart)
         if self.kind == "graph" or x.shape[1] != self.batch:
             record.kind = "graph"
             return run
@@ -183,18 +194,14 @@ class Replicas:
 
     def _batched(self, x: Tensor, record: Shape) -> tuple[Gradients, GraphModule, list[Tensor]]:
         began = time.monotonic()
-        traced = trace(self.pairs[0], x[0], self.size, self.prepare)
+        with untouched(self.pairs[0], self.prepare):
+            traced = trace(self.pairs[0], x[0], self.size, self.prepare)
         self.names = traced.names
         batch = [node for node in traced.graph.graph.nodes if node.op == "placeholder"][-1]
         draws = take_out(traced.graph, batch)
         noise = [torch.stack([draw(g.clone_state()) for g in self.generators]) for draw in draws]
         inputs = [*self.adam.parameters, *self.fixed, x, *noise]
-        try:
-            batched = _over_replicas(traced.graph, inputs)
-        except Untraceable:
-            raise
-        except Exception as error:
-            raise Untraceable(cause(error)) from error
+        batched = _over_replicas(traced.graph, inputs)
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(batched, draws)
         record.agreement = self._agreement(run, x)
@@ -227,22 +234,27 @@ class Replicas:
             how = "one after another" if kind == "eager" else f"as {kind}"
             message = f"replicas of {self.pairs[0].name} run {how}: {why}"
             warnings.warn(message, EngineWarning, stacklevel=6)
-        self.fell, self.kind, record.kind = why, kind, kind
+        record.kind, self.fell = kind, self.fell or why
+        if record.rows == self.batch:
+            self.kind = kind
         return run
 
     def _agreement(self, run: Gradients, x: Tensor) -> Agreement:
         """Compare every replica with its own program, twice in a row."""
         found = []
         for gradients_of in (run, self.apart):
-            before, random = [b.clone() for b in self.fixed], self.random()
-            steps = []
-            for _ in range(2):
-                gradients, stats = gradients_of(x)
-                steps.append(Step(gradients, stats, [b.clone() for b in self.fixed], self.random()))
-            with torch.no_grad():
-                for buffer, value in zip(self.fixed, before, strict=True):
-                    buffer.copy_(value)
-            self.set_random(random)
+            random, steps = self.random(), []
+            with ExitStack() as stack:
+                stack.callback(self.set_random, random)
+                for pair in self.pairs:
+                    stack.enter_context(untouched(pair, self.prepare))
+                before, drawn = [program(pair, self.prepare) for pair in self.pairs], generators()
+                for _ in range(2):
+                    gradients, stats = gradients_of(x.clone())
+                    after = [t.detach().clone() for t in (*self.learned, *self.fixed)]
+                    steps.append(Step(gradients, stats, after, self.random()))
+                if [program(pair, self.prepare) for pair in self.pairs] != before or generators() != drawn:
+                    raise Untraceable("the program keeps count in Python, or draws there, which a graph would freeze")
             found.append(steps)
         return compare(found[0], found[1], self._alone[0].names_learned)
 
@@ -258,7 +270,7 @@ def _over_replicas(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
         return vmap(lambda *one: tuple(flat(*one)), randomness="error")(*inputs)
 
     if None in flat.graph.output_node().args[0]:  # type: ignore[operator]
-        raise Untraceable("a parameter gets no gradient, which replicas do not allow")
+        raise Untraceable("a parameter gets no gradient")
     # torch warns of operations that it batches by a loop; they are rare and small here.
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
@@ -282,23 +294,32 @@ def _stacked(each: list[dict[str, Tensor]]) -> list[Tensor]:
 def _same(pairs: Sequence[Pair]) -> None:
     """Refuse pairs that are not one structure: what is no tensor is the first one's for all of them."""
     shapes = [[(n, t.shape, t.dtype) for group in tensors(pair) for n, t in group.items()] for pair in pairs]
-    numbers = [python_numbers(pair) for pair in pairs]
+    numbers = [values(held(pair, private=False)) for pair in pairs]
     for i in range(1, len(pairs)):
         if shapes[i] != shapes[0]:
-            raise InputError(f"replica {i} has other tensors than replica 0: replicas are pairs of one structure")
+            other = sorted({str(t[0]) for t in set(shapes[i]) ^ set(shapes[0])})
+            raise InputError(f"replica {i} has other tensors than replica 0, {other[0]}: replicas are of one structure")
         different = [name for name in numbers[0] if numbers[i].get(name) != numbers[0][name]]
         if different:
             name, one, other = different[0], numbers[i].get(different[0]), numbers[0][different[0]]
             raise InputError(f"replica {i} has {name} = {one!r}, replica 0 {other!r}: only tensors may differ")
-    held = [id(t) for pair in pairs for group in tensors(pair) for t in group.values()]
-    if len(held) != len(set(held)):
-        raise InputError("replicas share a parameter or buffer: each needs a pair of its own")
+    each = [(name, t) for pair in pairs for group in tensors(pair) for name, t in group.items() if t.numel()]
+    memory: dict[int, str] = {}
+    for name, t in each:
+        if t.untyped_storage().data_ptr() in memory:
+            raise InputError(
+                f"{name} shares memory with {memory[t.untyped_storage().data_ptr()]}: each replica needs its own"
+            )
+        memory[t.untyped_storage().data_ptr()] = name
 
 
 def copies(pair: Pair | Sequence[Pair], replicas: int | None) -> list[Pair]:
     """Give the pairs of R replicas: those given, or one and copies of it."""
     if isinstance(pair, Pair):
-        return [pair, *(deepcopy(pair) for _ in range(whole("replicas", replicas) - 1))]
+        try:
+            return [pair, *(deepcopy(pair) for _ in range(whole("replicas", replicas) - 1))]
+        except RuntimeError as error:
+            raise InputError(f"{pair.name} cannot be copied, give a list of pairs: {error}") from None
     if replicas not in (None, len(pair)):
         raise InputError(f"replicas is {replicas}, but {len(pair)} pairs are given")
     if not pair or not all(isinstance(one, Pair) for one in pair):

@@ -71,6 +71,8 @@ class Run:
             InputError: if the folder or its config is not that of a run.
         """
         path = Path(path)
+        if (path / "replica-0" / CONFIG).is_file():
+            raise InputError(f"{path} holds replicas: name one of them, such as {path / 'replica-0'}")
         if not (path / CONFIG).is_file():
             raise InputError(f"{path} is not a run folder: there is no {CONFIG} in it")
         try:

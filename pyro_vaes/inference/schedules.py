@@ -57,6 +57,8 @@ def find(pair: nn.Module, name: str) -> list[Tensor]:
     """
     there = settings(pair)
     found = [tensor for known, tensor in there.items() if f".{name}." in f".{known}."]
+    if not found and name == "lr":
+        raise InputError("the learning rate has a schedule of its own: schedule='cosine' or 'constant'")
     if not found:
         raise unknown("setting", str(name), list(there))
     return found

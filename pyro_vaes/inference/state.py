@@ -68,4 +68,13 @@ def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: P
         if found is None or found.shape != now.shape or found.dtype != now.dtype:
             what = "missing" if found is None else f"{found.dtype} of shape {tuple(found.shape)}"
             raise InputError(f"{path}: {name} is {what}, not {now.dtype} of shape {tuple(now.shape)}")
+        if found.is_floating_point() and not torch.isfinite(found).all():
+            raise InputError(f"{path}: {name} is not finite")
+        if name.endswith(("step", "exp_avg_sq")) and (found < 0).any():
+            raise InputError(f"{path}: {name} is negative")
+        if name == "random.cpu":
+            try:
+                torch.Generator().set_state(found)
+            except RuntimeError as error:
+                raise InputError(f"{path}: {name} is no state of a random generator: {error}") from None
     return {name: tensors[name] for name in expected}

@@ -80,10 +80,14 @@ def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] 
     def step(parameters: list[Tensor], buffers: list[Tensor], x: Tensor):
         leaves = [p.detach().requires_grad_() for p in parameters]
         originals = [*learned.values(), *fixed.values()]
+        for leaf, original in zip(leaves, learned.values(), strict=True):
+            for hook in (original._backward_hooks or {}).values():
+                leaf.register_hook(hook)
         with swapped(pair, originals, [*leaves, *buffers]):
             loss = pair(x if prepare is None else prepare(x), size=size)
+            # Inside, because a checkpointed module runs again now.
+            gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
         names[:] = ["loss", "bound", *loss.terms]
-        gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
         return *gradients, statistics(loss)
 
     parameters = [p.detach() for p in learned.values()]
@@ -146,6 +150,8 @@ def cause(error: BaseException) -> str:
     what = first_line(error)
     if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
         what = "the program looks at a value while it runs (if, while, float() or a rejection sampler)"
+        if any("traceenum" in f.filename for f in traceback.extract_tb(error.__traceback__)):
+            return "TraceEnum_ELBO enumerates, which looks at values"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
     ours = [f for f in frames if not f.filename.endswith(("inference/tracing.py", "inference/compile.py"))]
     where = f", at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_vaes.inference.tracing import Untraceable
+from pyro_vaes.inference.frozen import generators, program, rewound
+from pyro_vaes.inference.tracing import Untraceable, tensors
 
 if TYPE_CHECKING:
     from pyro_vaes.inference.compile import Engine
@@ -31,7 +32,7 @@ class Agreement:
 
 
 class Step(NamedTuple):
-    """What a step computed: gradients, statistics, buffers and the random state after it."""
+    """What a step computed: gradients, statistics, and every tensor and random state after it."""
 
     gradients: list[Tensor | None]
     stats: Tensor
@@ -45,14 +46,22 @@ def agreement(engine: "Engine", run: Callable, x: Tensor) -> Agreement:
     Raises:
         Untraceable: if anything differs by more than rounding, or the program keeps count in Python.
     """
-    numbers = python_numbers(engine.pair)
-    with _untouched(engine):
+    with untouched(engine.pair, engine.prepare):
         ours = _twice(engine, run, x)
-    with _untouched(engine):
+    with untouched(engine.pair, engine.prepare):
+        before, drawn, tensors_before = program(engine.pair, engine.prepare), generators(), _tensors(engine)
         theirs = _twice(engine, engine.eager, x)
-    changed = [name for name, value in python_numbers(engine.pair).items() if numbers.get(name) != value]
-    if changed:
-        raise Untraceable(f"{changed[0]} changes from step to step in Python, which a graph would freeze: use a buffer")
+        if generators() != drawn:
+            raise Untraceable("the program draws from Python's or NumPy's generator, which a graph would freeze")
+        now = program(engine.pair, engine.prepare)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            raise Untraceable(f"{changed[0]} changes from step to step, which a graph would freeze: count in a buffer")
+        replaced = [name for name, t in _tensors(engine).items() if t is not tensors_before.get(name)]
+        if replaced:
+            raise Untraceable(
+                f"{replaced[0]} is replaced in every step, and a graph would not see it: change it in place"
+            )
     return compare(ours, theirs, engine.names_learned)
 
 
@@ -81,31 +90,43 @@ def compare(ours: list[Step], theirs: list[Step], names: list[str]) -> Agreement
             off = _distance(f"the gradient of {name}", one, other, relative, absolute * scale)
             worst.gradient = max(worst.gradient, off / max(scale, 1e-30))
         for one, other in zip(mine.buffers, reference.buffers, strict=True):
-            _distance("a buffer", one, other, relative, 0.0)
+            _distance("a buffer or parameter after the step", one, other, relative, 0.0)
     return worst
+
+
+def _tensors(engine: "Engine") -> dict[str, Tensor]:
+    learned, fixed = tensors(engine.pair)
+    return learned | fixed
 
 
 def _twice(engine: "Engine", run: Callable, x: Tensor) -> list[Step]:
     found = []
     for _ in range(2):
-        gradients, stats = run(x)
+        # A program may change its batch.
+        gradients, stats = run(x.clone())
         copies = [None if g is None else g.clone() for g in gradients]
-        found.append(Step(copies, stats.clone(), [b.clone() for b in engine.fixed], engine.random()))
+        after = [t.detach().clone() for t in _tensors(engine).values()]
+        found.append(Step(copies, stats.clone(), after, engine.random()))
         for setting in engine.varied:
             setting.mul_(0.5).add_(0.1)
     return found
 
 
 @contextmanager
-def _untouched(engine: "Engine") -> Iterator[None]:
-    before = [b.clone() for b in engine.fixed]
+def untouched(pair: nn.Module, prepare: Callable | None = None) -> Iterator[None]:
+    """Put everything back: tensors and which tensors they are, random states, whatever is counted in Python."""
+    stores = [store for module in pair.modules() for store in (module._parameters, module._buffers)]
+    names: list[dict[str, Any]] = [dict(store) for store in stores]
+    contents = [(t, t.detach().clone()) for store in names for t in store.values() if t is not None]
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with rewound(pair, prepare), torch.random.fork_rng(), torch.no_grad():
             yield
     finally:
         with torch.no_grad():
-            for buffer, value in zip(engine.fixed, before, strict=True):
-                buffer.copy_(value)
+            for store, before in zip(stores, names, strict=True):
+                store.update(before)
+            for tensor, value in contents:
+                tensor.copy_(value)
 
 
 def _distance(what: str, one: Tensor, other: Tensor, relative: float, absolute: float) -> float:
@@ -115,19 +136,10 @@ def _distance(what: str, one: Tensor, other: Tensor, relative: float, absolute: 
         raise Untraceable(f"{what} is not finite where the program's is")
     off, size = _size(torch.nan_to_num(one.double()) - torch.nan_to_num(other.double())), _size(other)
     if off > relative * size + absolute:
-        raise Untraceable(f"{what} differs from the program's by {off:.0e}, of norm {size:.0e}")
+        share = f"{off / max(size, 1e-30):.0e} of its size"
+        raise Untraceable(f"{what} differs from the program's by {share}: it depends on something outside of the graph")
     return off
 
 
 def _size(tensor: Tensor) -> float:
     return torch.nan_to_num(tensor.detach().double()).norm().item()
-
-
-def python_numbers(pair: nn.Module) -> dict[str, Any]:
-    """Every plain number that a module of the pair holds, by name."""
-    return {
-        f"{type(module).__name__}.{name}": value
-        for module in pair.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str) and not name.startswith("_")
-    }
