@@ -198,7 +198,23 @@ def _sites(program, *args, **kwargs) -> dict[str, dict]:
         raise
     except Exception as error:
         raise InputError(f"{type(program).__name__} cannot run: {first_line(error)}") from error
+    _check_parameters(program, trace)
     return {name: dict(site) for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def _check_parameters(program: nn.Module, trace) -> None:
+    """Refuse ``pyro.param``: parameters are the modules' own here, so that one made in passing is never learned."""
+    own, names = {id(p) for p in program.parameters()}, {name for name, _ in program.named_parameters()}
+    for name, site in trace.nodes.items():
+        if site["type"] != "param" or name.replace("$$$", ".") in names:
+            continue
+        value = site["value"]
+        leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
+        if id(leaf) not in own and id(value) not in own:
+            kind = type(program).__name__
+            raise InputError(
+                f"pyro.param({name!r}) of {kind} would never be learned: make it a PyroParam of the module"
+            )
 
 
 def _family(site) -> str:

@@ -146,3 +146,22 @@ def test_two_pairs_in_one_process_train_as_if_alone(data):
     for name, parameter in second.named_parameters():
         assert torch.equal(parameter, alone[name]), name
     assert not set(map(id, first.parameters())) & set(map(id, second.parameters()))
+
+
+def test_a_parameter_made_in_passing_is_refused():
+    """It would start anew at every step."""
+    import pyro
+    import pyro.distributions as dist
+    from pyro.nn import PyroModule
+
+    from pyro_vaes.plates import data_plate
+
+    class Model(PyroModule):
+        def forward(self, x=None, y=None, *, size=None):
+            scale = pyro.param("scale", torch.ones(4), constraint=dist.constraints.positive)
+            with data_plate(x, size):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), scale).to_event(1), obs=x)
+
+    with pytest.raises(pv.InputError, match=r"pyro.param\('scale'\) of Model would never be learned: .*PyroParam"):
+        pv.Pair(Model(), pv.l2_vae(4, 2, (3,)).guide)

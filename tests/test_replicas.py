@@ -241,7 +241,7 @@ BAD = {
         lambda: [make(0, "ic_vae", floor=0.1), make(1, "ic_vae", floor=0.1, width=2.0)], {},
         "width = 2.0, replica 0 1.0",
     ),
-    "same pair twice": (lambda: [make(0)] * 2, {}, "pair of its own"),
+    "same pair twice": (lambda: [make(0)] * 2, {}, "needs its own"),
     "count": (lambda: [make(0), make(1)], {"replicas": 3}, "replicas is 3, but 2 pairs"),
     "none": (lambda: [], {}, "at least one"),
     "zero": (lambda: make(0), {"replicas": 0}, "replicas is 0"),

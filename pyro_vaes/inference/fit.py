@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, first_line, number, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_data, rehearse
@@ -97,6 +97,12 @@ def fit(
         "schedules": schedules, "augment": augment, "engine": engine, "device": device, "resume": resume,
         "checkpoint_every": checkpoint_every, "log_every": log_every, "progress": progress, "on_step": on_step,
     }  # fmt: skip
+    if not isinstance(pair, Pair | Sequence):
+        raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
+    if not isinstance(resume, bool):
+        raise InputError(f"resume is {resume!r}: it must be True or False")
+    if on_step is not None and not callable(on_step):
+        raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     if replicas is None and isinstance(pair, Pair):
         plan = Plan(steps, batch_size, lr, schedule, seed)  # type: ignore[arg-type]
         return train([pair], x, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
@@ -131,7 +137,7 @@ def train(
     data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
     for folder in out:
         _check_folder(folder, resume)
-    where = _device(data[0], device)
+    where = _device(pairs[0], data[0], device)
     for pair, rows in zip(pairs, data, strict=True):
         check_data(pair, rows, fresh)
         check_options(pair.to(where), rows[:2], schedules, augment, engine)
@@ -231,8 +237,14 @@ def check_options(
     fresh = augmentation(augment)
     check_data(pair, x, fresh)
     choose(engine, 1, torch.device("cpu"))
-    for name in read(schedules):
+    for name, schedule in read(schedules).items():
         find(pair, name)
+        try:
+            number(f"the schedule of {name} at step 0", schedule(0), low=-float("inf"))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
     rehearse(pair, x, _prepared(fresh))
 
 
@@ -243,14 +255,21 @@ def _prepared(fresh: Augmentation | None) -> Callable[[Tensor], Tensor]:
 def _check_folder(out: str | Path | None, resume: bool) -> None:
     if resume and out is None:
         raise InputError("resume needs the run folder: give out")
+    if out is not None and not str(out):
+        raise InputError("out has no name")
+    for folder in [Path(out), *Path(out).parents] if out is not None else []:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{out} cannot be a folder: {folder} is a file")
     if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
         raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
 
 
-def _device(x: Tensor, device: str | torch.device | None) -> torch.device:
+def _device(pair: Pair, x: Tensor, device: str | torch.device | None) -> torch.device:
+    if not isinstance(x, Tensor):
+        check_data(pair, x)
     try:
         return x.device if device is None else torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 

@@ -28,7 +28,9 @@ def held(pair: nn.Module, prepare: Callable | None = None, private: bool = True)
     found: dict[str, Held] = {}
     for path, module in pair.named_modules():
         _add(found, path or type(pair).__name__, vars(module), private)
-        _function(found, type(module).forward, private)
+        for base in type(module).__mro__:
+            for function in vars(base).values() if _users(base) else ():
+                _function(found, function, private)
     for name in ("objective", "prepare"):
         thing = prepare if name == "prepare" else getattr(pair, "objective", None)
         if thing is not None and not isinstance(thing, nn.Module):

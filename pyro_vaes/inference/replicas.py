@@ -346,6 +346,8 @@ def each_data(x: Tensor | Sequence[Tensor], replicas: int) -> list[Tensor]:
         return [x] * replicas
     if not isinstance(x, Sequence) or len(x) != replicas:
         raise InputError(f"x must be one tensor for all replicas, or a list of {replicas}")
+    if not all(isinstance(rows, Tensor) for rows in x):
+        raise InputError("the data of replicas must be tensors")
     if len({(getattr(rows, "shape", None), getattr(rows, "dtype", None)) for rows in x}) > 1:
         raise InputError("the data of replicas must have one shape and dtype")
     return list(x)

@@ -70,6 +70,8 @@ def read(schedules: Mapping[str, Schedule | Sequence[float]] | None) -> dict[str
     >>> read({"beta": (0.0, 1.0, 100)})
     {'beta': Linear(start=0.0, end=1.0, steps=100)}
     """
+    if schedules is not None and not isinstance(schedules, Mapping):
+        raise InputError(f"schedules is {schedules!r}: it must name settings, such as {{'beta': (0, 1, 1000)}}")
     found: dict[str, Schedule] = {}
     for name, given in (schedules or {}).items():
         if callable(given):
