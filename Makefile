@@ -8,10 +8,10 @@ demo: .venv/ready
 	$(BIN)/pyro-vaes demo
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

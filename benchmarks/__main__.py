@@ -74,6 +74,7 @@ def _steps(x: torch.Tensor, scale: str, args: argparse.Namespace, settings: dict
 
 
 def _epochs(x: torch.Tensor, scale: str, args: argparse.Namespace, settings: dict[str, Any]) -> Path:
+    settings = settings | {"data": f"{settings['data']}, the first {epochs.ROWS[scale]:,} of them"}
     result = epochs.run(x, scale)
     drawn = figure.comparison(result, "One epoch", _footnote(scale, settings, epochs.EFFORTS[scale]))
     return _write(args.out, epochs.NAME, scale, settings, epochs.EFFORTS[scale], result, {"ratios": drawn})

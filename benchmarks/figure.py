@@ -95,7 +95,7 @@ def _colour(name: str) -> str:
 
 
 def growth(sweeps: dict[str, Any], title: str, footnote: str) -> Figure:
-    """Draw a panel per setting: time relative to that of its first value, a line per engine, and linear growth."""
+    """Draw a panel per setting: ms per step, a line per engine; dashed, what growth in proportion would be."""
     shown = [sweep for sweep in sweeps.values() if any(sweep["engines"].values())]
     columns = max(1, len(shown))
     size = (3.1 * columns + 0.3, 3.8)
@@ -117,23 +117,20 @@ def _lines(ax: Axes, sweep: dict[str, Any]) -> None:
         if not rows:
             continue
         colour, marker = ENGINES[kind]
-        ratio = [row["ratio"] for row in rows.values()]
-        spread = [[r["median"] - r["low"] for r in ratio], [r["high"] - r["median"] for r in ratio]]
-        label = f"{kind}: first is {rows[min(rows)]['ms']['median']:.3g} ms"
+        ms = [row["ms"] for row in rows.values()]
+        spread = [[m["median"] - m["low"] for m in ms], [m["high"] - m["median"] for m in ms]]
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.5}
-        ax.errorbar([*rows], [r["median"] for r in ratio], spread, label=label, **style)
-    if values:
-        linear = [value / values[0] for value in values]
-        ax.plot(values, linear, color=CLASSICAL, linewidth=1, linestyle="--", zorder=1, label="linear")
-    if values and values[-1] > 8 * values[0]:
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+        ax.errorbar([*rows], [m["median"] for m in ms], spread, label=kind, **style)
+        linear = [ms[0]["median"] * value / values[0] for value in values]
+        ax.plot(values, linear, color=CLASSICAL, linewidth=0.8, linestyle="--", zorder=1)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     name, _, of = sweep["title"].partition(" of ")
     ax.set_title(f"{name}\n{of}", fontsize=9, color=NEUTRAL, loc="left")
     ax.set_xlabel(name, fontsize=8.5)
     if ax.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-        ax.set_ylabel("time of a step, relative to the first", fontsize=8.5)
+        ax.set_ylabel("ms per step (dashed: in proportion)", fontsize=8.5)
     ax.set_xticks(values, [str(v) for v in values])
     ax.set_xticks([], minor=True)
     ax.tick_params(labelsize=8)

@@ -18,7 +18,7 @@ from benchmarks.remote import Remote, require
 from benchmarks.summary import pays_after, summary
 
 NAME = "bench-steps"
-EFFORTS = {"quick": Effort(repetitions=7, seconds=0.2), "paper": Effort(repetitions=25, seconds=0.4)}
+EFFORTS = {"quick": Effort(repetitions=11, seconds=0.25), "paper": Effort(repetitions=25, seconds=0.4)}
 NUMPYRO = {"NumPyro jit": "jit", "NumPyro scan": "scan"}
 
 

@@ -7,7 +7,10 @@ from pyro_vaes.commands.files import beside, is_image, output_path, read_data, w
 from pyro_vaes.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pyro_vaes.data import Dataset
+    from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
 
 
@@ -143,6 +146,7 @@ def do_evaluate(run: str) -> None:
     folder = Run.open(run)
     pair = folder.pair()
     dataset, x, mask = read_data(folder.config["data"])
+    x = _as_trained(folder, x)
     found = clean_pair(pair, x)
     figures: dict[str, Any] = {
         "bound (nats per datum)": bound(pair, x),
@@ -169,16 +173,22 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]"
     from dataclasses import replace
 
     from pyro_vaes.data import load
-    from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.run import Run
 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
+    return pair, replace(dataset, x=_as_trained(folder, dataset.x))
+
+
+def _as_trained(folder: "Run", x: "Tensor") -> "Tensor":
+    """Make grey values binary where the run saw binary ones; those that it drew anew at every step are rounded."""
+    from pyro_vaes.inference.guard import as_batch
+
     threshold = folder.config["data"].get("binarise")
-    if threshold is not None:
-        dataset = replace(dataset, x=(as_batch(dataset.x) > threshold).float())
-    return pair, dataset
+    if threshold is None and folder.config["augment"] == "binarise":
+        threshold = 0.5
+    return x if threshold is None else (as_batch(x) > threshold).float()
 
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:

@@ -34,10 +34,12 @@ def made(result: dict[str, Any], path: Path) -> str:
     """How it was measured, in one line."""
     settings, versions = result["settings"], result["versions"]
     where = versions["device"] if settings["device"] == "cuda" else f"CPU, {settings['threads']} threads"
-    peers = "".join(f", {name} {version}" for name, version in result.get("peers", {}).items())
+    took_part = ("pythae",) if result["experiment"] == "bench-epochs" else ("numpyro", "jax")
+    peers = "".join(f", {name} {v}" for name, v in result.get("peers", {}).items() if name in took_part)
+    data = settings["data"].split(",")[0]
     return (
         f"*{result['scale']} scale, {settings['repetitions']} interleaved repetitions, median and quartiles of the "
-        f"ratio; {where}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}{peers}. "
+        f"ratio; {data}; {where}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}{peers}. "
         f"From `results/{path.name}`.*"
     )
 
