@@ -7,6 +7,16 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Without a C++ compiler there is nothing that inductor could be tested with."""
+    from pyro_vaes.inference.compile import compiler
+
+    if not compiler(torch.device("cpu")):
+        for item in items:
+            if "inductor" in item.name or "compiled" in item.name:
+                item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
+
+
 @pytest.fixture(autouse=True)
 def clean_room():
     pyro.clear_param_store()

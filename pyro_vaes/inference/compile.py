@@ -101,14 +101,13 @@ class Engine:
         traced: the graph of the latest shape, or None.
 
     Raises:
-        InputError: for an unknown kind.
+        InputError: for an unknown kind, a pair without parameters, or a parameter with gaps in memory.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> engine = Engine("graph", l2_vae(4, 2, (3,)).train(), size=20)
-    >>> dict(zip(engine.names, engine.step(torch.rand(5, 4)).tolist())).keys()
-    dict_keys([])
-    >>> engine.names
-    ('loss', 'bound', 'z', 'x')
+    >>> stats = engine.step(torch.rand(5, 4))
+    >>> engine.names, stats.shape
+    (('loss', 'bound', 'z', 'x'), torch.Size([4]))
     """
 
     def __init__(
