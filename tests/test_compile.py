@@ -241,7 +241,12 @@ def test_pyros_estimators(estimator, kind):
         made = RenyiELBO(alpha=0.0, num_particles=4, vectorize_particles=True, max_plate_nesting=1)
         assert_same(own("normal", pv.Stock(made)), kind, batch())
     elif estimator == "reinforce":
-        assert_same(own("reinforce", pv.Stock(Trace_ELBO())), kind, batch())
+        # In double precision the compiler draws other Bernoulli numbers, and the engine steps down.
+        pair = own("reinforce", pv.Stock(Trace_ELBO()))
+        if kind == "inductor":
+            assert_same(pair.float(), kind, batch(dtype=torch.float32), rtol=1e-3)
+        else:
+            assert_same(pair, kind, batch())
     else:
         assert_same(own("normal", pv.Stock(estimator())), kind, batch())
 
