@@ -81,7 +81,36 @@ class Shape:
         return f"{text}; {self.agreement}"
 
 
-class Engine:
+class ByShape:
+    """Run a step for each shape of batch in the way that was chosen when the shape first came."""
+
+    _modules: list[torch.nn.Module]
+    _cache: dict[tuple, Callable[[Tensor], Tensor]]
+
+    def step(self, x: Tensor) -> Tensor:
+        """Take one optimiser step on a batch.
+
+        Args:
+            x: (B, d); for replicas (R, B, d).
+
+        Returns:
+            The statistics, on the device: reading them is what costs a synchronisation, not this call.
+        """
+        # Which of the modules train is part of what a graph froze.
+        key = (*(module.training for module in self._modules), x.shape, x.stride(), x.dtype, x.device)
+        run = self._cache.get(key)
+        if run is None:
+            run = self._cache[key] = self._whole(self._gradients(x), x)
+        return run(x)
+
+    def _gradients(self, x: Tensor) -> Gradients:
+        raise NotImplementedError
+
+    def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
+        raise NotImplementedError
+
+
+class Engine(ByShape):
     """Run training steps of a pair: loss, gradient, Adam.
 
     Args:
@@ -138,22 +167,6 @@ class Engine:
         self.shapes: list[Shape] = []
         self.traced: Traced | None = None
         self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
-
-    def step(self, x: Tensor) -> Tensor:
-        """Take one optimiser step on a batch.
-
-        Args:
-            x: (B, d).
-
-        Returns:
-            The statistics, on the device: reading them is what costs a synchronisation, not this call.
-        """
-        # Which of the modules train is part of what a graph froze.
-        key = (*(module.training for module in self._modules), x.shape, x.stride(), x.dtype, x.device)
-        run = self._cache.get(key)
-        if run is None:
-            run = self._cache[key] = self._whole(self._gradients(x), x)
-        return run(x)
 
     def rates(self, rates: list[float]) -> None:
         """Set the learning rate of the next step; a list, because replicas have one each."""

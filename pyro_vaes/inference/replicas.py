@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
-from pyro_vaes.inference.compile import Engine, EngineWarning, Gradients, Shape, inductor
+from pyro_vaes.inference.compile import ByShape, Engine, EngineWarning, Gradients, Shape, inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.frozen import generators, held, program, values
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
@@ -24,7 +24,7 @@ from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
 from pyro_vaes.pair import Pair
 
 
-class Replicas:
+class Replicas(ByShape):
     r"""Take the same step in R runs at once.
 
     The step of one run is a function of parameters, buffers, batch and noise, so that it can be batched over all of
@@ -74,14 +74,6 @@ class Replicas:
         for run, one in enumerate(self._alone):
             one.adam = self._slice(run)  # not a second set of moments
         self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
-
-    def step(self, x: Tensor) -> Tensor:
-        """Take one step in every replica; x is (R, B, d), and the statistics are (R, names)."""
-        key = (*(module.training for module in self._modules), x.shape, x.dtype, x.device)
-        run = self._cache.get(key)
-        if run is None:
-            run = self._cache[key] = self._whole(self._gradients(x), x)
-        return run(x)
 
     def rates(self, rates: list[float]) -> None:
         self.adam.lr.fill_(rates[0])
