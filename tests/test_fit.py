@@ -108,6 +108,23 @@ def test_resume_after_a_hard_kill(tmp_path):
     assert_equal(state(whole), state(resumed))
 
 
+def test_a_signal_between_two_blocks(data, tmp_path, monkeypatch):
+    """It may come while a block takes its snapshot, before its first step."""
+    from pyro_vaes.inference.loop import Loop
+
+    whole = Loop._snapshot
+
+    def snapshot(self):
+        if self.taken == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self)
+
+    monkeypatch.setattr(Loop, "_snapshot", snapshot)
+    history = pv.fit(make(), data, **OPTIONS, out=tmp_path)
+    assert (history.step, history.interrupted) == (4, signal.SIGTERM)
+    assert checkpoint.load(tmp_path / CHECKPOINT)[1]["step"] == 4
+
+
 def test_handlers_are_given_back(data):
     before = signal.getsignal(signal.SIGINT)
     pv.fit(make(), data, steps=1, progress=False)

@@ -69,6 +69,8 @@ class Loop:
             pending.append(self._step(self.taken))
             self._count(self.taken + 1)
             after(self.taken)
+        if not pending:
+            return  # the wish came while the snapshot was taken
         values = self._read(pending)
         if not self._good(values):
             last = self.taken
