@@ -9,7 +9,7 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items):
     """Without a C++ compiler there is nothing that inductor could be tested with."""
-    from pyro_vaes.inference.compile import compiler
+    from pyro_vaes.inference.compiler import compiler
 
     if not compiler(torch.device("cpu")):
         for item in items:

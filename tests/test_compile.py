@@ -13,8 +13,9 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 import pyro_vaes as pv
-from pyro_vaes.inference.compile import Engine, EngineWarning, choose, describe
+from pyro_vaes.inference.compile import Engine, choose, describe
 from pyro_vaes.inference.schedules import find
+from pyro_vaes.inference.shapes import EngineWarning
 from pyro_vaes.inference.tracing import Untraceable, tensors, trace
 from pyro_vaes.plates import data_plate
 

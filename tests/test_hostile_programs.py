@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import pyro_vaes as pv
-from pyro_vaes.inference.compile import EngineWarning
+from pyro_vaes.inference.shapes import EngineWarning
 
 OPTIONS = {"steps": 40, "batch_size": 7, "progress": False, "lr": 1e-2}
 COUNT = {"n": 0}

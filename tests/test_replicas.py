@@ -9,7 +9,8 @@ from torch import nn
 
 import pyro_vaes as pv
 from pyro_vaes.inference import checkpoint
-from pyro_vaes.inference.compile import EngineWarning, describe
+from pyro_vaes.inference.compile import describe
+from pyro_vaes.inference.shapes import EngineWarning
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 
 OPTIONS = {"steps": 100, "batch_size": 7, "progress": False, "log_every": 10}

@@ -201,8 +201,9 @@ def check_scale(scale: str) -> None:
 
 
 def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", dataset: "Dataset", resume: bool) -> int:
-    from pyro_vaes.inference.compile import EngineWarning, describe
+    from pyro_vaes.inference.compile import describe
     from pyro_vaes.inference.fit import fit as fit_pair
+    from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
+from pyro_vaes.inference.shapes import EngineWarning
+
 if TYPE_CHECKING:
     from pyro_vaes.inference.loop import Stepper
 
@@ -22,8 +24,6 @@ def capture_if_possible(
     try:
         whole = captured(engine, step, x, generators)
     except Exception as error:
-        from pyro_vaes.inference.compile import EngineWarning
-
         warnings.warn(f"no CUDA graph: {str(error).splitlines()[0]}", EngineWarning, stacklevel=6)
         return step
     engine.shapes[-1].captured = True

@@ -22,14 +22,9 @@ A graph belongs to a shape of the batch, a dtype, a device and a mode (training 
 epoch gets one of its own, which is not compiled, since it runs once per epoch.
 """
 
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -38,76 +33,18 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
+from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
+from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Traced, cause, statistics, tensors, trace
-from pyro_vaes.inference.verify import Agreement, agreement, untouched
+from pyro_vaes.inference.verify import agreement, untouched
 from pyro_vaes.pair import Pair
 
 ENGINES = ("eager", "graph", "inductor")
 # Steps from which an engine pays for itself on small networks and two cores: a first trace takes one or two seconds and
 # saves one or two milliseconds per step; a first compilation takes five to ten and saves another.
 GRAPH_PAYS, INDUCTOR_PAYS = 500, 10_000
-
-Gradients = Callable[[Tensor], tuple[list[Tensor | None], Tensor]]
-
-
-class EngineWarning(UserWarning):
-    """An engine stepped down to a simpler one; the message names the cause."""
-
-
-@dataclass
-class Shape:
-    """What an engine made for one shape of batch."""
-
-    x: str
-    kind: str
-    rows: int = 0
-    operations: int = 0
-    traced: float = 0.0
-    compiled: float = 0.0
-    agreement: Agreement | None = None
-    captured: bool = False
-    replicas: bool = False
-
-    def __str__(self) -> str:
-        if self.kind == "eager":
-            return f"{self.x}: the program itself{', replica by replica' if self.replicas else ''}"
-        text = f"{self.x}: {self.operations} operations, traced in {self.traced:.1f} s"
-        if self.kind == "inductor":
-            text += f", compiled in {self.compiled:.1f} s"
-        if self.captured:
-            text += ", captured as a CUDA graph"
-        return f"{text}; {self.agreement}"
-
-
-class ByShape:
-    """Run a step for each shape of batch in the way that was chosen when the shape first came."""
-
-    _modules: list[torch.nn.Module]
-    _cache: dict[tuple, Callable[[Tensor], Tensor]]
-
-    def step(self, x: Tensor) -> Tensor:
-        """Take one optimiser step on a batch.
-
-        Args:
-            x: (B, d); for replicas (R, B, d).
-
-        Returns:
-            The statistics, on the device: reading them is what costs a synchronisation, not this call.
-        """
-        # Which of the modules train is part of what a graph froze.
-        key = (*(module.training for module in self._modules), x.shape, x.stride(), x.dtype, x.device)
-        run = self._cache.get(key)
-        if run is None:
-            run = self._cache[key] = self._whole(self._gradients(x), x)
-        return run(x)
-
-    def _gradients(self, x: Tensor) -> Gradients:
-        raise NotImplementedError
-
-    def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
-        raise NotImplementedError
 
 
 class Engine(ByShape):
@@ -324,30 +261,6 @@ def choose(asked: str, steps: int, device: torch.device) -> tuple[str, str]:
     if device.type != "cuda" and steps < INDUCTOR_PAYS:
         return "graph", f"{steps:,} steps are too few for a compilation to pay"
     return "inductor", f"{steps:,} steps are worth a compilation"
-
-
-def inductor(graph: torch.fx.GraphModule, *inputs: Any) -> Callable:
-    """Compile a graph for inputs of these shapes.
-
-    Inductor is called directly: ``torch.compile`` would trace the graph again, and check at every call whether it must
-    do so once more.
-    """
-    from torch import _inductor
-
-    # The compiler's own random numbers are not those of the program at the same seed; and in torch 2.13 on a CPU its
-    # Bernoulli mask reads memory that was never written: dropout behind a batch norm gave NaN.
-    options = {"fallback_random": True}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        # A copy, because compiling rewrites the graph, which goes on to serve where the compiled one does not.
-        return _inductor.compile(deepcopy(graph), list(inputs), options=options)
-
-
-def compiler(device: torch.device) -> bool:
-    """Is there what torch's compiler needs for this device?"""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
 
 
 def engine(kind: str, pair: Pair, size: int, lr: float = 1e-3, steps: int = 10**6) -> Engine:

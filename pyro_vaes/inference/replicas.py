@@ -16,9 +16,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
-from pyro_vaes.inference.compile import ByShape, Engine, EngineWarning, Gradients, Shape, inductor
+from pyro_vaes.inference.compile import Engine
+from pyro_vaes.inference.compiler import inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.frozen import generators, held, program, values
+from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
 from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
 from pyro_vaes.pair import Pair
