@@ -155,7 +155,7 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     """Run an experiment of the papers, and write its numbers and figures.
 
     Args:
-        name: demo, frey-recovery, floor-sweep or recycling.
+        name: of the experiment; an unknown one is answered with the list.
         scale: quick (minutes on 2 cores) or paper (the settings of the paper).
         out: folder for NAME.SCALE.json and its figures.
         root: where data sets lie.
@@ -165,7 +165,13 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     check_scale(scale)
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, list(EXPERIMENTS))
-    print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
+    try:
+        print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
+    except KeyboardInterrupt:
+        kept = len(list(Path(out).glob(f"{name}.{scale}.cells/*.json"))) - 1
+        if kept > 0:
+            print(f"{kept} finished cells are kept in {Path(out) / name}.{scale}.cells: the same command goes on")
+        raise
 
 
 def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: str = "results") -> int:

@@ -1,7 +1,7 @@
 """The figures: rows of images, outlier maps, bars and curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,11 +105,15 @@ def curves(
     titles: Sequence[str],
     xlabel: str,
     ylabel: str,
+    bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     **panels: Any,
 ) -> Figure:
     """Draw methods as lines over a setting, in one panel, or in one per entry of ``panels`` (name -> lines).
 
     Every line is named at its right end, so that no legend has to be matched by colour.
+
+    Args:
+        bands: name -> (low, high) at each point, a confidence interval that is shaded.
 
     >>> curves([1, 2], {"a": [1.0, 2.0]}, titles=["t"], xlabel="x", ylabel="y").axes[0].get_title(loc="left")
     't'
@@ -122,6 +126,8 @@ def curves(
         for i, ((name, values), end) in enumerate(zip(group.items(), ends, strict=True)):
             colour = f"C{i}"
             ax.plot(x, values, marker="o", markersize=3, linewidth=1.5, color=colour)
+            if bands is not None and name in bands:
+                ax.fill_between(x, *zip(*bands[name], strict=True), color=colour, alpha=0.15, linewidth=0)
             ax.annotate(
                 name, (x[-1], values[-1]), (x[-1] + 0.03 * (x[-1] - x[0]), end), fontsize=8, color=colour, va="center"
             )

@@ -71,7 +71,12 @@ def untrained(name: str, data_dim: int, arguments: dict[str, Any], seed: int) ->
 
 
 def side_by_side(
-    cell: Callable[..., Any], settings: Sequence[tuple[Any, ...]], *, desc: str, steps: int
+    cell: Callable[..., Any],
+    settings: Sequence[tuple[Any, ...]],
+    *,
+    desc: str,
+    steps: int,
+    done: Callable[[tuple[Any, ...], Any], None] | None = None,
 ) -> dict[tuple[Any, ...], Any]:
     """Compute ``cell(*setting)`` for every setting, one process per core, behind one bar that counts training steps.
 
@@ -80,6 +85,7 @@ def side_by_side(
 
     Args:
         steps: of all settings together, for the bar.
+        done: is told every setting and its value as soon as it is finished.
     """
     # Spawned, not forked: a forked copy of torch's threads can hang.
     context = multiprocessing.get_context("spawn")
@@ -92,10 +98,12 @@ def side_by_side(
         pending = set(futures)
         try:
             while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(ticks.value - bar.n)
-                for future in done:
-                    future.result()
+                for future in finished:
+                    value = future.result()
+                    if done is not None:
+                        done(futures[future], value)
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
