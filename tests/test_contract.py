@@ -15,8 +15,8 @@ D = 8
 # Latent sites of each variant, besides z.
 SMALL = {
     "vae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "ic_vae": {"s"},
-    "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "ric_vae": set(), "r_l2_vae": set(),
-    "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
+    "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"},
+    "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class TestVariant:
         latent = {n for n, s in q.nodes.items() if s["type"] == "sample"}
         assert latent == {"z"} | SMALL[name]
         for site in latent:
-            assert q.nodes[site]["value"].shape == (10, 3 if site == "z" else D)
+            assert q.nodes[site]["value"].shape == (10, {"z": 3, "w": 1 if name == "datum_t_vae" else D}.get(site, D))
             assert p.nodes[site]["value"] is q.nodes[site]["value"]
         assert p.nodes["x"]["fn"].log_prob(batch(name)).shape == (10,)
 

@@ -32,13 +32,25 @@ def trained(
     >>> trained("l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=2).name
     'l2_vae'
     """
-    if _stop is not None and _stop.is_set():
-        raise KeyboardInterrupt
     pair = untrained(name, x.shape[1], arguments, seed)
     if start is not None:
         warm_start(pair, start)
+    return train(pair, x, seed=seed, **plan)
+
+
+def train(pair: Pair, x: Tensor, **plan: Any) -> Pair:
+    """Train a pair as part of an experiment: without a bar of its own, and stopped with the whole.
+
+    Args:
+        x: (N, d). plan: arguments of ``fit``.
+
+    >>> train(untrained("l2_vae", 4, {"hidden": (3,)}, seed=0), torch.rand(9, 4), steps=2).name
+    'l2_vae'
+    """
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
     plan = {"progress": False, "on_step": _tick, **plan}
-    if fit(pair, x, seed=seed, **plan).interrupted is not None:
+    if fit(pair, x, **plan).interrupted is not None:
         # One training ended early must not let the experiment go on with a half-trained pair.
         raise KeyboardInterrupt
     return pair

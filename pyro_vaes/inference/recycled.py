@@ -35,6 +35,7 @@ class Recycled(nn.Module):
             is a bound on data that are given; a network that may move its own data can move them to where the
             log-loss has no floor.
         clip: (low, high) to keep recycled data in, or None.
+        mean: hand on the likelihood's mean, the clean datum, instead of a draw.
 
     Raises:
         InputError: for passes < 1, or under ``recycle_grad`` a likelihood that cannot be reparameterised, or one of
@@ -59,6 +60,7 @@ class Recycled(nn.Module):
         passes: int = 2,
         recycle_grad: bool = False,
         clip: tuple[float, float] | None = None,
+        mean: bool = False,
     ):
         whole("passes", passes)
         if not callable(objective):
@@ -69,10 +71,12 @@ class Recycled(nn.Module):
             raise InputError(f"{objective!r} computes its own gradients: recycle_grad cannot flow through it")
         super().__init__()
         self.objective, self.passes, self.recycle_grad, self.clip = objective, passes, recycle_grad, clip
+        self.mean = mean
 
     def __repr__(self) -> str:
         extra = ", recycle_grad=True" if self.recycle_grad else ""
         extra += f", clip={self.clip}" if self.clip else ""
+        extra += ", mean=True" if self.mean else ""
         return f"Recycled({self.objective!r}, passes={self.passes}{extra})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
@@ -89,9 +93,11 @@ class Recycled(nn.Module):
         return Loss(torch.stack([loss.total for loss in losses]).sum(), terms, losses[0].bound)
 
     def _draw(self, likelihood, like: Tensor) -> Tensor:
-        if self.recycle_grad and not likelihood.has_rsample:
+        if self.recycle_grad and not (self.mean or likelihood.has_rsample):
             raise InputError(f"recycle_grad needs a reparameterised likelihood, not {type(likelihood).__name__}")
         with torch.set_grad_enabled(self.recycle_grad):
-            x = likelihood.rsample() if self.recycle_grad else likelihood.sample()
-            x = x.reshape(-1, *like.shape)[0]
+            draw = likelihood.rsample if self.recycle_grad else likelihood.sample
+            x = (likelihood.mean if self.mean else draw()).reshape(-1, *like.shape)[0]
+            # The mean is a tensor that the pass has made, with its history.
+            x = x if self.recycle_grad else x.detach()
             return x if self.clip is None else x.clamp(*self.clip)
