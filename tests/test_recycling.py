@@ -46,13 +46,13 @@ def one_pass(pair, x, eps=EPS):
     return loss.mean(), mu, sigma2
 
 
-def unroll(pair, x, passes, flow, clip=None):
+def unroll(pair, x, passes, flow, clip=None, mean=False):
     losses, xs = [], [x]
     for k in range(passes):
         loss, mu, sigma2 = one_pass(pair, x)
         losses.append(loss)
         if k + 1 < passes:
-            x = mu + sigma2.sqrt() * torch.randn_like(x)
+            x = mu if mean else mu + sigma2.sqrt() * torch.randn_like(x)
             if not flow:
                 x = x.detach()
             if clip:
@@ -92,6 +92,18 @@ def test_unrolled_by_hand(passes, flow, clip):
     if clip:
         assert all(low >= clip[0] and high <= clip[1] for low, high in ((y.min(), y.max()) for y in xs[1:]))
         assert any(((y == clip[0]) | (y == clip[1])).any() for y in xs[1:]), "nothing was clipped"
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_mean_handed_on_by_hand(flow):
+    pair, x = ric(3, flow), data()
+    pair.objective.mean = True
+    loss = seeded(pair, x)
+    torch.manual_seed(2)
+    losses, _ = unroll(pair, x, 3, flow, mean=True)
+    torch.testing.assert_close(loss.total, sum(losses), rtol=1e-10, atol=1e-10)
+    assert largest_difference(grads(loss.total, pair), grads(sum(losses), pair)) < 1e-10
+    assert "mean=True" in repr(pair.objective)
 
 
 @pytest.mark.parametrize("passes", [2, 3])

@@ -1,0 +1,137 @@
+"""What all experiments share: cells that are kept, results that cannot lack one, verdicts that can fail."""
+
+import json
+import math
+
+import pytest
+
+from pyro_vaes.errors import InputError
+from pyro_vaes.experiments import cells as module
+from pyro_vaes.experiments.cells import Cells, compute
+from pyro_vaes.experiments.verdicts import interval, untested, verdict, verdict_rows
+
+SETTINGS = [("a", 1), ("a", 2), ("b", 1)]
+
+
+def square(name, n):
+    return {"name": name, "square": n * n}
+
+
+def in_turn(cell, settings, *, done, **_):
+    """side_by_side in this process."""
+    for setting in settings:
+        done(setting, cell(*setting))
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setattr(module, "side_by_side", in_turn)
+
+
+def run(cells, cell=square, settings=SETTINGS, **options):
+    return compute(cell, settings, cells, desc="squares", steps=lambda _: 1, **options)
+
+
+def test_every_cell_is_computed_once_and_kept(tmp_path, alone):
+    calls = []
+
+    def counting(*setting):
+        calls.append(setting)
+        return square(*setting)
+
+    for _ in range(2):
+        found = run(Cells(tmp_path / "cells", {"steps": 1}), counting)
+        assert found == {setting: square(*setting) for setting in SETTINGS}
+    assert calls == SETTINGS
+
+
+def test_an_interrupted_experiment_goes_on_with_what_it_lacks(tmp_path, alone):
+    def stops(name, n):
+        if name == "b":
+            raise KeyboardInterrupt
+        return square(name, n)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Cells(tmp_path / "cells", {}), stops)
+    computed = []
+    run(Cells(tmp_path / "cells", {}), lambda *s: computed.append(s) or square(*s))
+    assert computed == [("b", 1)]
+
+
+def test_a_damaged_cell_is_computed_again(tmp_path, alone):
+    cells = Cells(tmp_path / "cells", {})
+    run(cells)
+    victim = next(cells.folder.glob("a-1*.json"))
+    victim.write_text(victim.read_text()[:20])
+    computed = []
+    run(cells, lambda *s: computed.append(s) or square(*s))
+    assert computed == [("a", 1)]
+
+
+def test_cells_of_another_protocol_are_refused(tmp_path):
+    Cells(tmp_path / "cells", {"steps": 1})
+    Cells(tmp_path / "cells", {"steps": 1})
+    with pytest.raises(InputError, match="other settings"):
+        Cells(tmp_path / "cells", {"steps": 2})
+
+
+def test_no_result_without_every_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        module, "side_by_side", lambda cell, settings, *, done, **_: in_turn(cell, settings[1:], done=done)
+    )
+    with pytest.raises(InputError, match=r"1 of 3 cells have no result, the first is \('a', 1\)"):
+        run(Cells(tmp_path / "cells", {}))
+
+
+def test_a_cell_that_is_not_finite_is_refused(tmp_path, alone):
+    with pytest.raises(InputError, match="not finite"):
+        run(Cells(tmp_path / "cells", {}), lambda name, n: math.nan)
+
+
+def test_two_settings_never_share_a_file(tmp_path):
+    cells = Cells(tmp_path / "cells", {})
+    cells.keep(("a/b", 1), 1, seconds=1.0)
+    cells.keep(("a_b", 1), 2, seconds=2.5)
+    assert cells.kept([("a/b", 1), ("a_b", 1)]) == {("a/b", 1): 1, ("a_b", 1): 2}
+    assert cells.seconds() == 3.5
+
+
+def test_on_a_gpu_cells_of_a_group_are_computed_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_gpu", lambda: True)
+    groups = []
+
+    def together(members):
+        groups.append(list(members))
+        return [square(*member) for member in members]
+
+    cells = Cells(tmp_path / "cells", {})
+    cells.keep(("a", 2), square("a", 2), seconds=0.0)
+    found = run(cells, cell=None, together=together)
+    assert found == {setting: square(*setting) for setting in SETTINGS}
+    assert groups == [[("a", 1)], [("b", 1)]]
+
+
+def test_processes_side_by_side_report_as_they_finish(tmp_path):
+    found = run(Cells(tmp_path / "cells", {}))
+    assert found == {setting: square(*setting) for setting in SETTINGS}
+    assert json.loads((tmp_path / "cells/protocol.json").read_text())["protocol"] == {}
+
+
+def test_interval_by_hand():
+    # Mean 4, sd 2, n = 4; t_3 at 97.5 % is 3.182446.
+    mean, low, high = interval([2.0, 4.0, 4.0, 6.0])
+    half = 3.182446 * math.sqrt(8 / 3) / 2
+    assert (mean, low, high) == pytest.approx((4.0, 4 - half, 4 + half), rel=1e-6)
+    for bad in ([1.0], [1.0, math.nan], []):
+        with pytest.raises(InputError, match="two finite values"):
+            interval(bad)
+
+
+def test_verdicts_can_fail():
+    assert verdict("c", "s", [0.1, 0.11, 0.09])["verdict"] == "held"
+    assert verdict("c", "s", [-0.1, -0.11, -0.09])["verdict"] == "did not hold"
+    assert verdict("c", "s", [0.1, -0.09, 0.02])["verdict"] == "did not hold"
+    assert verdict("c", "s", [0.0, 0.0])["verdict"] == "did not hold"
+    rows = verdict_rows({"verdicts": [verdict("c", "s", [0.1, 0.3]), untested("d", "s", "why")]})
+    assert rows[0][2:] == ["did not hold", "+0.2 (-1.07 to +1.47), 2 seeds"]
+    assert rows[1] == ["d", "s", "not tested", "why"]
