@@ -24,9 +24,9 @@ type: .venv/ready
 bench: .venv/ready
 	$(BIN)/pyro-vaes bench --quick true
 
-# Writes the tables of the README from results/.
+# Writes the tables of the README and of docs/ from results/.
 readme: .venv/ready
-	$(BIN)/python -m pyro_vaes.experiments.readme README.md
+	$(BIN)/python -m pyro_vaes.experiments.readme README.md docs/experiments.md
 
 # torch and torchvision come in one command, so that pip chooses a pair that fits.
 .venv/ready: pyproject.toml

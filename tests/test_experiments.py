@@ -135,3 +135,43 @@ def test_verdicts_can_fail():
     rows = verdict_rows({"verdicts": [verdict("c", "s", [0.1, 0.3]), untested("d", "s", "why")]})
     assert rows[0][2:] == ["did not hold", "+0.2 (-1.07 to +1.47), 2 seeds"]
     assert rows[1] == ["d", "s", "not tested", "why"]
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Killed, it cannot tell them; they must not go on alone."""
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    code = """
+        import sys, os, torch
+        from pathlib import Path
+        from pyro_vaes.experiments import training
+        def cell(i, folder):
+            Path(folder, str(os.getpid())).touch()
+            training.trained("l2_vae", torch.rand(50, 4), arguments={"hidden": (3,)}, steps=10**7)
+        if __name__ == "__main__":
+            training.side_by_side(cell, [(0, sys.argv[1])], desc="long", steps=10**7)
+    """
+    script = tmp_path / "long.py"
+    script.write_text("\n".join(line[8:] for line in code.splitlines()))
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not list(folder.iterdir()) and time.monotonic() < until:
+        time.sleep(0.1)
+    (worker,) = (int(path.name) for path in folder.iterdir())
+    time.sleep(1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while time.monotonic() < until:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker goes on")

@@ -1,6 +1,7 @@
 """The floor plan holds: who imports whom, what stands alone, what every claim rests on."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,12 +93,19 @@ def test_every_public_name_exists_and_has_a_docstring():
         pv.nothing  # noqa: B018
 
 
-def test_readme_tables_come_from_the_results():
+@pytest.mark.parametrize(("page", "tables"), [("README.md", 4), ("docs/experiments.md", 5)])
+def test_tables_come_from_the_results(page, tables):
     from pyro_vaes.experiments.readme import filled
 
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / page).read_text()
     assert filled(text, ROOT / "results") == text, "run `make readme`"
-    assert text.count("<!-- end -->") >= 4
+    assert text.count("<!-- end -->") >= tables
+
+
+def test_figures_on_the_pages_exist():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / figure).is_file(), f"{page.name}: {figure}"
 
 
 def test_readme_code_runs(tmp_path, monkeypatch):

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
 
-EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {
-    "demo": demo.reproduce,
-    "frey-recovery": frey_recovery.reproduce,
-    "floor-sweep": floor_sweep.reproduce,
-    "recycling": recycling.reproduce,
-}
+MODULES: dict[str, ModuleType] = {module.NAME: module for module in (demo, frey_recovery, floor_sweep, recycling)}
+EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

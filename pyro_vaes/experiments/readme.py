@@ -1,4 +1,4 @@
-"""Write the README's tables from results/: ``python -m pyro_vaes.experiments.readme README.md``."""
+"""Write the tables of the README and of docs/ from results/: ``python -m pyro_vaes.experiments.readme README.md``."""
 
 import json
 import sys
@@ -6,23 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling, speed
-from pyro_vaes.experiments.record import fill
+from pyro_vaes.experiments import MODULES, speed
+from pyro_vaes.experiments.record import fill, markdown_table
+from pyro_vaes.experiments.verdicts import verdict_rows
 from pyro_vaes.inference.checkpoint import write_atomically
 from pyro_vaes.variants import VARIANTS, card
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    module.NAME: module.table for module in (demo, floor_sweep, frey_recovery, recycling)
-} | {"bench-steps": speed.steps_table, "bench-epochs": speed.epochs_table}
+    **{name: module.table for name, module in MODULES.items()},
+    "bench-steps": speed.steps_table,
+    "bench-epochs": speed.epochs_table,
+}
 
 
 def filled(text: str, results: Path) -> str:
     """Fill every table of a text.
 
     A marker ``demo.quick`` gives the table of ``results/demo.quick.json`` and the line that says where it comes from;
-    ``variants`` gives the cards of all variants.
+    ``variants`` gives the cards of all variants, ``verdicts`` what became of every claim.
     """
-    tables: dict[str, Callable[[], str]] = {"variants": variants_table}
+    tables: dict[str, Callable[[], str]] = {"variants": variants_table, "verdicts": lambda: verdicts_table(results)}
     for path in results.glob("*.json"):
         tables[path.stem] = lambda path=path: result_table(path)  # type: ignore[misc]
     return fill(text, tables)
@@ -36,11 +39,32 @@ def variants_table() -> str:
     return "\n".join(["| variant | p | q | objective | source |", "|---|---|---|---|---|", *rows])
 
 
+def verdicts_table(results: Path) -> str:
+    """Every claim that an experiment judged: claim | of | verdict | gain and its 95 % interval | experiment."""
+    rows: list[list[object]] = []
+    for path in sorted(results.glob("*.json")):
+        result = json.loads(path.read_text())
+        name = f"{result['experiment']} ({result['scale']})"
+        rows += [[*row, name] for row in verdict_rows(result)]
+    return markdown_table(["claim", "of", "verdict", "gain, 95 % interval", "experiment"], rows)
+
+
 def result_table(path: Path) -> str:
     """One experiment's table, and under it device, versions, seeds and time."""
     result = json.loads(path.read_text())
     if result["experiment"].startswith("bench-"):
         return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
+    settings = result.get("settings", result)
+    versions = result["versions"]
+    seconds = result["seconds"]
+    # An experiment of many cells gives their times added up.
+    spent = f"{seconds / 60:.0f} minutes of computing" if "verdicts" in result else f"{seconds:.0f} s"
+    made = (
+        f"*{result['scale']} scale, {settings['steps']:,} steps, seeds {settings['seeds']}, {spent} "
+        f"on {versions['device']}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}. "
+        f"From `results/{path.name}`.*"
+    )
+    return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
     settings = result.get("settings", result)
     versions = result["versions"]
     made = (
@@ -52,5 +76,5 @@ def result_table(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
-    write_atomically(readme, filled(readme.read_text(), readme.resolve().parent / "results").encode())
+    for page in map(Path, sys.argv[1:]):
+        write_atomically(page, filled(page.read_text(), Path("results")).encode())
