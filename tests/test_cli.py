@@ -77,6 +77,8 @@ def test_detect_with_and_without_labels(run, here, capsys):
     lines = (here / "found.csv").read_text().splitlines()
     assert lines[0] == "row,score,outlier"
     assert len(lines) == 1798
+    assert main(["detect", str(run), "digits", "--neighbourhood", "[1,3]"]) == 0
+    assert "of the neighbourhoods [1, 3] that is so for" in capsys.readouterr().out
     assert main(["detect", str(run), "digits"]) == 0
     assert "F1" not in capsys.readouterr().out
 
@@ -314,6 +316,8 @@ CASES = {
     "clean RUN good.npy o.npz --passes 0": "passes",
     "detect RUN good.npy --inlier 3": "no labels",
     "detect RUN digits --inlier 77": "label 77",
+    "detect RUN digits --neighbourhood 2": "must be odd",
+    "detect RUN digits --neighbourhood [1,99]": "wider than the images",
     "detect RUN good.npy --output good.npy": "must end in",
     "sample RUN --draws 0": "draws",
     "sample RUN --output x.csv": "must end in",

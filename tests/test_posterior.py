@@ -99,6 +99,56 @@ def test_detection_finds_strangers_and_says_when_there_are_none():
     assert alone.explained < 0.75
 
 
+def constant_pair(d):
+    """A model whose mean is 1/2 whatever the data."""
+    pair = pv.datum_t_vae(d, 1, (4,))
+    with torch.no_grad():
+        pair.model.decoder[-2].weight.zero_()
+        pair.model.decoder[-2].bias.zero_()
+    return pair
+
+
+def test_residuals_of_both_signs_cancel_in_a_neighbourhood():
+    board = (torch.arange(6).view(-1, 1) + torch.arange(6)) % 2 * 2.0 - 1
+    sizes = 0.1 + 0.01 * torch.rand(40, 1)
+    x = torch.cat([0.5 + sizes * board.flatten(), 0.5 + 0.9 * sizes[:10].expand(10, 36)])
+    stranger = torch.arange(50) >= 40
+    by_pixel, by_block = (pv.detect(constant_pair(36), x, shape=(6, 6), neighbourhood=b) for b in (1, 3))
+    assert not torch.equal(by_pixel.outlier, stranger)
+    assert torch.equal(by_block.outlier, stranger)
+    chosen = pv.detect(constant_pair(36), x, shape=(6, 6), neighbourhood=[1, 3])
+    assert (chosen.neighbourhood, chosen.explained) == (3, by_block.explained)
+    assert by_block.explained > by_pixel.explained
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 2, 5)])
+def test_the_score_of_a_neighbourhood_by_hand(shape):
+    x = torch.rand(6, 20)
+    r = torch.nn.functional.pad((x - 0.5).reshape(6, -1, *shape[-2:]), (1, 1, 1, 1))
+    total = sum(r[..., i : i + shape[-2], j : j + shape[-1]] for i in range(3) for j in range(3))
+    found = pv.detect(constant_pair(20), x, shape=shape, neighbourhood=3, batch_size=4) if shape[-2] > 2 else None
+    if found is None:
+        with pytest.raises(pv.InputError, match="wider than the images"):
+            pv.detect(constant_pair(20), x, shape=shape, neighbourhood=3)
+        return
+    torch.testing.assert_close(found.score, (total / 9).square().flatten(1).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neighbourhood": 2, "shape": (4, 5)}, "must be odd"),
+        ({"neighbourhood": 3}, "needs images"),
+        ({"neighbourhood": 3, "shape": (3, 5)}, "a row has 20 entries"),
+        ({"neighbourhood": []}, "empty"),
+        ({"neighbourhood": 0}, "neighbourhood"),
+    ],
+)
+def test_neighbourhoods_that_cannot_be(options, message):
+    with pytest.raises(pv.InputError, match=message):
+        pv.detect(constant_pair(20), torch.rand(6, 20), **options)
+
+
 def test_bound_is_the_mean_over_the_data(data):
     pair = pv.autoencoder(8, 2, (6,))
     expected = -sum(pair(row[None]).terms["x"].item() for row in data) / len(data)

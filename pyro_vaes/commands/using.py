@@ -60,7 +60,14 @@ def do_clean(
         write_figure(beside(path), figure)
 
 
-def do_detect(run: str, input: str, output: str | None = None, inlier: int | None = None, root: str = "data") -> None:
+def do_detect(
+    run: str,
+    input: str,
+    output: str | None = None,
+    inlier: int | None = None,
+    neighbourhood: int | list[int] = 1,
+    root: str = "data",
+) -> None:
     """Find the samples that do not belong, without labels.
 
     Args:
@@ -68,6 +75,8 @@ def do_detect(run: str, input: str, output: str | None = None, inlier: int | Non
         input: a data set by name, a file, or an image folder.
         output: a .csv file for row, score and outlier (0 or 1).
         inlier: the label that belongs, where the data have labels; then F1 is printed.
+        neighbourhood: an odd width b, or several such as [1,3,5]; residuals of images are averaged over b x b pixels, and the b is
+            taken whose scores split best.
         root: where data sets lie.
     """
     from pyro_vaes.evaluation.detection import detect as detect_pair
@@ -80,12 +89,14 @@ def do_detect(run: str, input: str, output: str | None = None, inlier: int | Non
         raise InputError(f"{input} has no labels: leave --inlier out")
     if inlier is not None and dataset.y is not None and inlier not in dataset.y:
         raise InputError(f"no datum of {input} has the label {inlier}; labels are {dataset.y.unique().tolist()[:20]}")
-    found = detect_pair(pair, dataset.x)
+    found = detect_pair(pair, dataset.x, shape=dataset.shape, neighbourhood=neighbourhood)
     print(
         f"{int(found.outlier.sum())} of {len(found.outlier)} samples are outliers (score above {found.threshold:.5f})"
     )
     hint = "" if found.explained > 0.75 else ": perhaps none is one, the scores look like a single group"
     print(f"the split explains {found.explained:.0%} of the variance of the scores{hint}")
+    if not isinstance(neighbourhood, int):
+        print(f"of the neighbourhoods {neighbourhood} that is so for {found.neighbourhood}")
     worst = found.score.argsort(descending=True)[:10].tolist()
     print("largest scores: " + ", ".join(f"row {i} ({found.score[i]:.4f})" for i in worst))
     if inlier is not None and dataset.y is not None:
