@@ -75,8 +75,8 @@ def do_detect(
         input: a data set by name, a file, or an image folder.
         output: a .csv file for row, score and outlier (0 or 1).
         inlier: the label that belongs, where the data have labels; then F1 is printed.
-        neighbourhood: an odd width b, or several such as [1,3,5]; residuals of images are averaged over b x b pixels, and the b is
-            taken whose scores split best.
+        neighbourhood: an odd width b, or several such as [1,3,5]: residuals of images are averaged over b x b pixels,
+            and the b is taken whose scores split best.
         root: where data sets lie.
     """
     from pyro_vaes.evaluation.detection import detect as detect_pair
