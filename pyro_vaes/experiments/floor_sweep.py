@@ -5,20 +5,20 @@ and once with a floor per entry that is learned; a t_vae, which has none, is the
 squared error against the clean images, for each of the seeds (of data, parameters and noise alike).
 """
 
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from pyro_vaes.evaluation.metrics import mse
 from pyro_vaes.evaluation.plots import NEUTRAL, ROBUST
 from pyro_vaes.experiments import demo
+from pyro_vaes.experiments.cells import Cells, compute
 from pyro_vaes.experiments.record import markdown_table, record
-from pyro_vaes.experiments.training import side_by_side, trained, trained_together
+from pyro_vaes.experiments.training import trained, trained_together
 from pyro_vaes.inference.posterior import active_units, clean, ordinary_residual
 from pyro_vaes.pair import Pair
 
@@ -33,22 +33,28 @@ SCALES: dict[str, dict[str, Any]] = {
 
 def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figure."""
-    began = time.monotonic()
-    if torch.cuda.is_available():
-        found = replicas(**SCALES[scale], device="cuda")
-    else:
-        cells = [(setting, seed, SCALES[scale]["steps"]) for setting in SETTINGS for seed in SCALES[scale]["seeds"]]
-        computed = side_by_side(cell, cells, desc=NAME, steps=len(cells) * SCALES[scale]["steps"])
-        found = {(setting, seed): value for (setting, seed, _), value in computed.items()}
+    steps = SCALES[scale]["steps"]
+    cells = Cells(out / f"{NAME}.{scale}.cells", SCALES[scale])
+    found = compute(
+        partial(cell, steps=steps),
+        [(setting, seed) for setting in SETTINGS for seed in SCALES[scale]["seeds"]],
+        cells,
+        desc=NAME,
+        steps=lambda _: steps,
+        together=lambda members: replicas(members, steps, device="cuda"),
+        group=lambda setting: "fixed" if isinstance(setting[0], float) else setting[0],
+    )
     keys, seeds = ("mse", "active units", "ordinary residual"), SCALES[scale]["seeds"]
     rows = [{"floor": s, **{key: [found[s, seed][key] for seed in seeds] for key in keys}} for s in SETTINGS]
     result = {
         **SCALES[scale],
         "corruption": demo.CORRUPTION,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": cells.seconds(),
         "rows": rows,
     }
-    return record(out, NAME, scale, result, {"curve": _figure(result, scale)})
+    path = record(out, NAME, scale, result, {"curve": _figure(result, scale)})
+    cells.discard()
+    return path
 
 
 def cell(setting: float | str, seed: int, steps: int) -> dict[str, float]:
@@ -58,21 +64,23 @@ def cell(setting: float | str, seed: int, steps: int) -> dict[str, float]:
     return _measured(trained(name, demo.data(seed)[1], arguments=arguments, seed=seed, steps=steps), seed)
 
 
-def replicas(steps: int, seeds: Sequence[int], device: str, **plan: Any) -> dict[tuple[Any, int], dict[str, float]]:
-    """Train all floors from all seeds as replicas, in three graphs: the fixed floors, the learned ones, the t_vae."""
-    found: dict[tuple[Any, int], dict[str, float]] = {}
-    for name, settings in (("ic_vae", FLOORS), ("ic_vae", ("learned",)), ("t_vae", ("t_vae",))):
-        cells = [(setting, seed) for setting in settings for seed in seeds]
-        pairs = trained_together(
-            name,
-            [demo.data(seed)[1].to(device) for _, seed in cells],
-            arguments=[{"floor": setting} if isinstance(setting, float) else {} for setting, _ in cells],
-            seeds=[seed for _, seed in cells],
-            steps=steps,
-            **plan,
-        )
-        found |= {(s, seed): _measured(pair.cpu(), seed) for (s, seed), pair in zip(cells, pairs, strict=True)}
-    return found
+def replicas(
+    members: Sequence[tuple[float | str, int]], steps: int, device: str, **plan: Any
+) -> list[dict[str, float]]:
+    """Train cells of one structure as replicas in one graph: all fixed floors, or all learned ones, or all t_vae.
+
+    Args:
+        members: (setting, seed) of each.
+    """
+    pairs = trained_together(
+        "t_vae" if members[0][0] == "t_vae" else "ic_vae",
+        [demo.data(seed)[1].to(device) for _, seed in members],
+        arguments=[{"floor": setting} if isinstance(setting, float) else {} for setting, _ in members],
+        seeds=[seed for _, seed in members],
+        steps=steps,
+        **plan,
+    )
+    return [_measured(pair.cpu(), seed) for (_, seed), pair in zip(members, pairs, strict=True)]
 
 
 def _measured(pair: Pair, seed: int) -> dict[str, float]:
