@@ -1,6 +1,5 @@
 """How well were the samples found that do not belong?"""
 
-import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError

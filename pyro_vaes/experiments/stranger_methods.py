@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vaes.evaluation.detection import detect
 from pyro_vaes.evaluation.strangers import judged
 from pyro_vaes.experiments.training import Builder, trained, trained_together
+from pyro_vaes.experiments.verdicts import interval
 from pyro_vaes.pair import Pair
 
 
@@ -103,3 +104,22 @@ def evaluate_together(
     together = partial(trained_together, arguments=[arguments] * len(data), seeds=seeds, steps=steps)
     pairs = together(build, [x for x, _ in data], **plan)
     return [judge(method, pair.cpu(), x, stranger) for pair, (x, stranger) in zip(pairs, data, strict=True)]
+
+
+def collected(judgements: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """One list per number, in the order of the judgements.
+
+    >>> collected([{"f1": 0.5}, {"f1": 0.25}])
+    {'f1': [0.5, 0.25]}
+    """
+    return {key: [judgement[key] for judgement in judgements] for key in judgements[0]}
+
+
+def say(values: Sequence[float]) -> str:
+    """A mean and the half width of its 95 % interval.
+
+    >>> say([0.5, 0.5])
+    '0.500 ± 0.000'
+    """
+    mean, low, _ = interval(values)
+    return f"{mean:.3f} ± {mean - low:.3f}"
