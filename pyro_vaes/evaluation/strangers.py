@@ -20,6 +20,7 @@ def best_f1(score: Tensor, stranger: Tensor) -> float:
 
     Source: the measure of Zhou & Paffenroth (2017), who choose the threshold so.
 
+    >>> import torch
     >>> best_f1(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([True, False, True]))
     0.8
     """
@@ -47,6 +48,7 @@ def judged(score: Tensor, stranger: Tensor, flagged: Tensor | None = None) -> di
     Raises:
         InputError: for scores or labels that cannot be judged.
 
+    >>> import torch
     >>> found = judged(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([False, False, True]))
     >>> found["f1"], found["flagged"], found["oracle f1"]
     (1.0, 1.0, 1.0)
