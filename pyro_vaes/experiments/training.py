@@ -17,18 +17,21 @@ from pyro_vaes.inference.state import warm_start
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
 
+Builder = Callable[..., Pair]
+
 # Counts the steps of all processes for the one progress bar; None where nobody looks.
 _ticks: Any = None
 _stop: Any = None
 
 
 def trained(
-    name: str, x: Tensor, *, start: Pair | None = None, seed: int = 0, arguments: dict[str, Any], **plan: Any
+    name: str | Builder, x: Tensor, *, start: Pair | None = None, seed: int = 0, arguments: dict[str, Any], **plan: Any
 ) -> Pair:
     """Build a variant from its seed, start it from another pair's parameters if one is given, and train it.
 
     Args:
-        name: of the variant. x: (N, d). arguments: of the variant. plan: arguments of ``fit``.
+        name: of the variant, or a function that builds a pair as a variant does. x: (N, d). arguments: of the
+            variant. plan: arguments of ``fit``.
 
     >>> trained("l2_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=2).name
     'l2_vae'
@@ -58,12 +61,17 @@ def train(pair: Pair, x: Tensor, **plan: Any) -> Pair:
 
 
 def trained_together(
-    name: str, data: Sequence[Tensor], *, arguments: Sequence[dict[str, Any]], seeds: Sequence[int], **plan: Any
+    name: str | Builder,
+    data: Sequence[Tensor],
+    *,
+    arguments: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    **plan: Any,
 ) -> list[Pair]:
     """Train many of one variant as replicas in one graph, which a GPU does almost in the time of one.
 
     Args:
-        name: of the variant. data, arguments, seeds: of each. plan: arguments of ``fit``.
+        name: as for :func:`trained`. data, arguments, seeds: of each. plan: arguments of ``fit``.
 
     >>> x = torch.rand(9, 4)
     >>> pairs = trained_together("l2_vae", [x, x], arguments=[{"hidden": (3,)}] * 2, seeds=[0, 1], steps=2)
@@ -76,11 +84,12 @@ def trained_together(
     return pairs
 
 
-def untrained(name: str, data_dim: int, arguments: dict[str, Any], seed: int) -> Pair:
+def untrained(name: str | Builder, data_dim: int, arguments: dict[str, Any], seed: int) -> Pair:
     """Build a variant from its seed."""
+    build = variant(name) if isinstance(name, str) else name
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return variant(name)(data_dim=data_dim, **arguments)
+        return build(data_dim=data_dim, **arguments)
 
 
 def side_by_side(
