@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
+from pyro_vaes.experiments import concept_images, demo, floor_sweep, frey_recovery, outlier_images, recycling
 
-MODULES: dict[str, ModuleType] = {module.NAME: module for module in (demo, frey_recovery, floor_sweep, recycling)}
+MODULES: dict[str, ModuleType] = {
+    module.NAME: module for module in (demo, frey_recovery, outlier_images, concept_images, floor_sweep, recycling)
+}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -8,11 +8,14 @@ score of the strangers. Beside it stand, clearly marked, numbers that need the l
 thresholds, which is how ZP choose theirs (.687 for the robust deep autoencoder, .368 for the Isolation Forest), and
 average precision.
 
-Networks: 784-400-200-8, Adam, 0.001 falling to zero along a cosine, batches of 128; the score is the mean squared
-residual. Nothing is tuned: steps, widths and the 8 entries of the code were fixed beforehand. A method is a line of
-``METHODS``.
+Networks: 784-400-200-16, Adam, 0.001 falling to zero along a cosine, batches of 128; the score is the mean squared
+residual, of single pixels or, "blocks", of residuals averaged over 1 x 1, 3 x 3 or 5 x 5 pixels, whichever splits best
+(:func:`~pyro_vaes.evaluation.detection.detect`), which needs no label. No number is chosen per draw with labels. But
+the ``datum_t_vae``, its blocks and the number of steps were found by looking at the F1 scores of two other draws of
+such a set, so its lead over the methods that were there before is that of a method that was developed on this task.
+A method is a line of ``METHODS``.
 
-Scales: ``quick`` is 500 steps, ten draws; ``paper`` 5000 steps, twenty draws. ZP do not say how long theirs trained.
+Scales: ``quick`` is 2000 steps, ten draws; ``paper`` 5000 steps, twenty draws. ZP do not say how long theirs trained.
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pyro_vaes.data import Dataset, load
+from pyro_vaes.evaluation.detection import detect
 from pyro_vaes.evaluation.drae import drae
 from pyro_vaes.evaluation.one_class import isolation_forest, one_class_svm
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST, image_rows
@@ -43,12 +47,24 @@ from pyro_vaes.experiments.stranger_methods import (
     say,
 )
 from pyro_vaes.experiments.verdicts import verdict
+from pyro_vaes.pair import Pair
 
 NAME = "outlier-images"
 DIGIT, FIRST, STRANGERS = 4, 50_000, 265
 PUBLISHED = {"robust deep autoencoder (ZP)": 0.687, "Isolation Forest (ZP)": 0.368}
-SHAPE = {"latent_dim": 8, "hidden": [400, 200]}
+SHAPE = {"latent_dim": 16, "hidden": [400, 200]}
+
+
+def blocks(pair: Pair, x: Tensor) -> Tensor:
+    """The mean squared residual over the neighbourhoods that split best."""
+    side = int(x.shape[1] ** 0.5)
+    return detect(pair, x, shape=(side, side), neighbourhood=(1, 3, 5)).score
+
+
 METHODS: dict[str, Method] = {
+    "datum_t_vae blocks": network("t-VAE per datum, blocks", "datum_t_vae", SHAPE, blocks),
+    "datum_t_vae": network("t-VAE per datum", "datum_t_vae", SHAPE),
+    "l2_vae blocks": network("l2-VAE, blocks", "l2_vae", SHAPE, blocks),
     "t_vae": network("t-VAE", "t_vae", SHAPE),
     "ic_vae": network("iC-VAE", "ic_vae", SHAPE),
     "drae": network("DRAE", drae, SHAPE),
@@ -59,7 +75,7 @@ METHODS: dict[str, Method] = {
 }
 SHOWN = 20
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 500, "seeds": list(range(10))},
+    "quick": {"steps": 2000, "seeds": list(range(10))},
     "paper": {"steps": 5000, "seeds": list(range(20))},
 }
 
@@ -139,8 +155,13 @@ def _verdicts(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     for key, how in (("own f1", "by its own rule"), ("oracle f1", "even at the best of all thresholds")):
         lower = [forest - value for value in rows["isolation_forest"][key]]
         found.append(verdict(f"the Isolation Forest stays below F1 .368 {how}", "ZP", lower))
-    gains = np.subtract(rows["t_vae"]["average precision"], rows["l2_vae"]["average precision"])
-    found.append(verdict("the t-VAE ranks strangers better than the l2-VAE (average precision)", "ours", gains))
+    for better, worse, claim in (
+        ("t_vae", "l2_vae", "the t-VAE, robust per pixel, ranks strangers better than the l2-VAE"),
+        ("datum_t_vae", "l2_vae", "the t-VAE per datum ranks strangers better than the l2-VAE"),
+        ("datum_t_vae", "t_vae", "a heavy tail per datum ranks strangers better than one per pixel"),
+    ):
+        gains = np.subtract(rows[better]["average precision"], rows[worse]["average precision"])
+        found.append(verdict(f"{claim} (average precision)", "ours", gains.tolist()))
     return found
 
 
