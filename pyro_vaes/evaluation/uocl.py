@@ -46,9 +46,9 @@ def uocl(x: Tensor, *, smoothness: float = 1.0, margin: float = 1.0, neighbours:
     Raises:
         InputError: for bad data or arguments, or data that are all the same.
 
-    Source: Liu, Hua & Smith (2014), "Unsupervised one-class learning for automatic outlier removal". Chosen by us, and
-    not tuned: gamma_1 = gamma_2 = 1, six neighbours, and k(x, x') = exp(-|x - x'|^2 / s^2) with s^2 the mean squared
-    distance between two data.
+    Source: Liu, Hua & Smith (2014), "Unsupervised one-class learning for automatic outlier removal"; not compared with
+    the authors' code. Chosen by us, and not tuned: gamma_1 = gamma_2 = 1, six neighbours, and
+    k(x, x') = exp(-|x - x'|^2 / s^2) with s^2 the mean squared distance between two data.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.cat([0.1 * torch.randn(30, 2, generator=g), 5 * torch.randn(5, 2, generator=g)])

@@ -222,8 +222,8 @@ def _figure(result: dict[str, Any], of: str, scale: str) -> Figure:
             lines[method.label + blank] = [mean for mean, _, _ in ends]
             bands[method.label + blank] = [(low, high) for _, low, high in ends]
     panels["own inlier f1"]["nothing flagged"] = [flag_nothing(share) for share in shares]
-    how = f"{scale} scale, {result['settings']['steps']:,} steps, {len(result['settings']['seeds'])} draw(s) each"
-    return curves(
+    how = f"{scale} scale, {result['settings']['steps']:,} steps, seeds {result['settings']['seeds']}"
+    figure = curves(
         shares,
         panels["own inlier f1"],
         titles=[f"Ten CIFAR-10 concepts, {of}: F1 of the inliers", f"F1 of the strangers ({how})"],
@@ -232,6 +232,10 @@ def _figure(result: dict[str, Any], of: str, scale: str) -> Figure:
         bands=bands,
         strangers=panels["own f1"],
     )
+    # Nothing comes near to zero there, where every method keeps most inliers.
+    lowest = min(low for name, ends in bands.items() if not name.endswith(" ") for low, _ in ends)
+    figure.axes[0].set_ylim(bottom=max(0.0, min(0.4, lowest)))
+    return figure
 
 
 def table(result: dict[str, Any]) -> str:
