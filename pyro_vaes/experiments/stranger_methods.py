@@ -23,6 +23,7 @@ class Method:
         train: (x, seed, steps) -> whatever ``score`` takes; it sees no labels.
         score: (what was trained, x) -> (n,), larger is more of a stranger.
         flags: (what was trained, x) -> (n,) bool, the method's own decision, or None.
+        second: another score of what was trained, or None; it is judged too, under names that begin with "second".
         network: the variant, or its builder, and its arguments, if ``train`` is :func:`~.training.trained`: then a GPU
             trains all data sets together.
     """
@@ -32,6 +33,7 @@ class Method:
     score: Callable[[Any, Tensor], Tensor]
     flags: Callable[[Any, Tensor], Tensor] | None = None
     network: tuple[str | Builder, dict[str, Any]] | None = None
+    second: Callable[[Any, Tensor], Tensor] | None = None
 
 
 def residual(pair: Pair, x: Tensor) -> Tensor:
@@ -44,6 +46,7 @@ def network(
     build: str | Builder,
     arguments: dict[str, Any],
     score: Callable[[Pair, Tensor], Tensor] = residual,
+    second: Callable[[Pair, Tensor], Tensor] | None = None,
 ) -> Method:
     """A pair that ``fit`` trains, with a score of its own or the residual.
 
@@ -56,7 +59,7 @@ def network(
     def train(x: Tensor, seed: int, steps: int) -> Pair:
         return trained(build, x, arguments=arguments, seed=seed, steps=steps)
 
-    return Method(label, train, score, network=(build, arguments))
+    return Method(label, train, score, network=(build, arguments), second=second)
 
 
 def classical(label: str, find: Callable[[Tensor, int], Any]) -> Method:
@@ -85,9 +88,13 @@ def evaluate(method: Method, x: Tensor, stranger: Tensor, seed: int, steps: int)
 
 
 def judge(method: Method, found: Any, x: Tensor, stranger: Tensor) -> tuple[dict[str, float], Tensor]:
-    """Score and judge what was trained."""
+    """Score and judge what was trained; the scores given back are the second ones where there are two."""
     score = method.score(found, x)
-    return judged(score, stranger, method.flags(found, x) if method.flags else None), score
+    numbers = judged(score, stranger, method.flags(found, x) if method.flags else None)
+    if method.second is not None:
+        score = method.second(found, x)
+        numbers |= {f"second {key}": value for key, value in judged(score, stranger).items()}
+    return numbers, score
 
 
 def evaluate_together(
