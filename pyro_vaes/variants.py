@@ -200,9 +200,8 @@ def t_vae(
 
     The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. Departs from
     the Student-t VAE of Takahashi et al. (2018): s and nu belong to the entry and the data, not to the code, and the
-    precision weights are explicit, with their exact posterior, so
-    that the terms of w and x add up to log p(x | z) without variance and no gradient passes through a Gamma.
-    ``beta`` weighs the code alone; s stays above ``minimum``.
+    precision weights are explicit, with their exact posterior: the terms of w and x add up to log p(x | z) without
+    variance, and no gradient passes through a Gamma. ``beta`` weighs the code alone; s stays above ``minimum``.
 
     >>> t_vae(data_dim=4).name
     't_vae'

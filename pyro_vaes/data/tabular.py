@@ -59,7 +59,7 @@ def corrupt_cells(x: Tensor, noise: str, rows: float, cells: float = 0.2, *, see
     Raises:
         InputError: for another noise, a share out of range, or a table that is not of this shape.
 
-    Source: Eduardo, Nazabal, Williams & Sutton (2020), section 5; the numbers are those of the authors' code. Departs
+    Source: Eduardo, Nazabal, Williams & Sutton (2020), experiments; the numbers are those of the authors' code. Departs
     from it: the numbers of rows and cells are exact and at least one.
 
     >>> dirty = corrupt_cells(torch.randn(50, 10), "gaussian", 0.1)
