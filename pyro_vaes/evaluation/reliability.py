@@ -89,20 +89,22 @@ def reliability_diagram(methods: Mapping[str, Bins], title: str, least: int = 10
     >>> len(reliability_diagram({"a": [[1.0, 1.0, 20.0]], "b": [[1.0, 1.0, 20.0]]}, "t").axes)
     2
     """
-    figure = Figure(figsize=(2.2 * len(methods), 2.7), dpi=160, layout="constrained")
-    axes = figure.subplots(1, len(methods), squeeze=False, sharey=True)[0]
-    for ax, (name, bins) in zip(axes, methods.items(), strict=True):
+    columns = min(4, len(methods))
+    lines = -(-len(methods) // columns)
+    figure = Figure(figsize=(2.3 * columns + 0.4, 2.5 * lines + 0.5), dpi=160, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
+    for ax in axes[len(methods) :]:
+        ax.set_visible(False)
+    for ax, (name, bins) in zip(axes, methods.items(), strict=False):
         p, happened, count = np.asarray([b for b in bins if b[2] >= least], dtype=float).reshape(-1, 3).T
         ax.plot([0, 1], [0, 1], color=CLASSICAL, linewidth=0.8)
         error = 1.96 * np.sqrt(happened / count * (1 - happened / count) / count)
         ax.errorbar(p / count, happened / count, error, marker="o", markersize=3.5, linewidth=1.2, color=NEUTRAL)
         ax.set_title(f"{name}\nECE {calibration_error(bins):.3f}", fontsize=9, color=NEUTRAL)
         ax.set_xlim(0, 1), ax.set_ylim(0, 1)
-        ax.set_aspect("equal")
         ax.set_xticks([0, 0.5, 1]), ax.set_yticks([0, 0.5, 1])
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("share that was dirty", fontsize=9)
-    figure.supxlabel("probability of being dirty", fontsize=9)
-    figure.suptitle(title, fontsize=9, color=NEUTRAL, x=0.01, ha="left")
+    figure.supxlabel("probability of being dirty", fontsize=9), figure.supylabel("share that was dirty", fontsize=9)
+    figure.suptitle(title, fontsize=10, color=NEUTRAL)
     return figure

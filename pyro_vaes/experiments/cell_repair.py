@@ -7,8 +7,9 @@ rows, cells, noise and parameters alike. Columns are standardised by the median 
 the *dirty* data: no method sees a clean statistic, a label or the share of dirt. Errors are in units in which each
 clean column has standard deviation 1, and every column that has dirty cells weighs the same.
 
-Scales: ``quick`` has 1000 steps, Gaussian noise in 1, 5, 10, 20 and 50 % of the rows and the other noises in 10 %, and
-3 seeds; ``paper`` has 5000 steps, all noises at all shares, and 10 seeds.
+Scales: ``quick`` has 800 steps, Gaussian noise in 1, 5, 10, 20 and 50 % of the rows and the other noises in 10 %, and
+6 seeds; ``paper`` has 5000 steps, all noises at all shares, and 10 seeds. The seeds of a setting are replicas in one
+graph, on a CPU too, which costs hardly more than one of them.
 
 Methods, all trained on (or solved for) the dirty table that they then judge, hyper-parameters fixed in advance:
 
@@ -43,11 +44,11 @@ from pyro_vaes.data.tabular import corrupt_cells
 from pyro_vaes.errors import unknown
 from pyro_vaes.evaluation.baselines import BASELINES
 from pyro_vaes.evaluation.metrics import average_precision, cell_auc, masked_smse
-from pyro_vaes.evaluation.plots import curves
+from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
 from pyro_vaes.evaluation.reliability import brier_skill, calibration_error, reliability, reliability_diagram
 from pyro_vaes.experiments.cells import Cells, Setting, compute
 from pyro_vaes.experiments.record import markdown_table, record
-from pyro_vaes.experiments.training import trained, trained_together
+from pyro_vaes.experiments.training import trained_together
 from pyro_vaes.experiments.verdicts import interval, verdict
 from pyro_vaes.inference.outliers import clean_log_probability, two_parts
 from pyro_vaes.inference.posterior import reconstruct
@@ -67,7 +68,7 @@ LABELS = {
 TITLES = {"wine": "Wine", "cancer": "Breast cancer", "california": "California housing"}
 MIDDLE = 0.1  # the share of dirty rows at which all noises are compared
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"sets": ["wine", "cancer"], "crossed": False, "steps": 1000, "seeds": [0, 1, 2]},
+    "quick": {"sets": ["wine", "cancer"], "crossed": False, "steps": 800, "seeds": list(range(6))},
     "paper": {"sets": ["wine", "cancer", "california"], "crossed": True, "steps": 5000, "seeds": list(range(10))},
 }
 SHARED: dict[str, Any] = {
@@ -107,40 +108,48 @@ def dirty_table(name: str, noise: str, share: float, seed: int, root: str) -> tu
 
 def settings_of(scale: str, sets: Sequence[str]) -> list[Setting]:
     """Every cell of the experiment, the slowest methods and tables first."""
-    shares, noises, seeds = SHARED["shares"], SHARED["noises"], SCALES[scale]["seeds"]
+    shares, noises = SHARED["shares"], SHARED["noises"]
     grid = [(n, s) for n in noises for s in shares if SCALES[scale]["crossed"] or n == noises[0] or s == MIDDLE]
     methods = [*TRAINED, *(method for method in LABELS if method not in TRAINED)]
-    return [(m, name, n, s, seed) for m in methods for name in reversed(sets) for n, s in grid for seed in seeds]
+    return [(m, name, n, s) for m in methods for name in reversed(sets) for n, s in grid]
 
 
-def cell(method: str, name: str, noise: str, share: float, seed: int, *, scale: str, root: str) -> dict[str, Any]:
-    """Train one method on one dirty table, and measure it there."""
-    truth, x, mask = dirty_table(name, noise, share, seed, root)
+def cell(method: str, name: str, noise: str, share: float, *, scale: str, root: str) -> list[dict[str, Any]]:
+    """Train one method on one kind of dirty table, all seeds as replicas; give its measures for each seed."""
+    return together([(method, name, noise, share)], scale=scale, root=root)[0]
+
+
+def together(settings: Sequence[Setting], *, scale: str, root: str) -> list[list[dict[str, Any]]]:
+    """Train all cells of one method and table as replicas, on a GPU if there is one."""
+    (method, name), seeds = settings[0][:2], SCALES[scale]["seeds"]
+    runs = [(noise, share, seed) for _, _, noise, share in settings for seed in seeds]
+    tables = [dirty_table(name, *run, root) for run in runs]
+    if method in TRAINED:
+        pairs = _pairs(method, [x for _, x, _ in tables], [seed for *_, seed in runs], scale)
+        found = [
+            measured(*judged(pair, x, seed), truth, x, mask)
+            for pair, (*_, seed), (truth, x, mask) in zip(pairs, runs, tables, strict=True)
+        ]
+    else:
+        found = [_untrained(method, *table, seed) for (*_, seed), table in zip(runs, tables, strict=True)]
+    return [found[start : start + len(seeds)] for start in range(0, len(found), len(seeds))]
+
+
+def _pairs(method: str, tables: Sequence[Tensor], seeds: Sequence[int], scale: str) -> list[Pair]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments = {"latent_dim": _code(tables[0]), "hidden": SHARED["hidden"], **TRAINED[method]}
+    plan = {"steps": SCALES[scale]["steps"], "lr": SHARED["lr"], "batch_size": SHARED["batch_size"]}
+    pairs = trained_together(
+        method, [x.to(device) for x in tables], arguments=[arguments] * len(tables), seeds=seeds, **plan
+    )
+    return [pair.cpu() for pair in pairs]
+
+
+def _untrained(method: str, truth: Tensor, x: Tensor, mask: Tensor, seed: int) -> dict[str, Any]:
     if method == "forest":
         return _rows_alone(x, mask, seed)
-    if method in TRAINED:
-        pair = trained(method, x, arguments=_arguments(method, x), seed=seed, **_plan(scale))
-        return measured(*judged(pair, x, seed), truth, x, mask)
-    components = {"components": _code(x)} if method == "pca" else {}
-    mean = BASELINES[method](x.double(), **components)
+    mean = BASELINES[method](x.double(), **({"components": _code(x)} if method == "pca" else {}))
     return measured(two_parts(x - mean, minimum=RESOLUTION).log_clean, mean, truth, x, mask)
-
-
-def together(settings: Sequence[Setting], *, scale: str, root: str, device: str = "cuda") -> list[dict[str, Any]]:
-    """Train all cells of one method and table as replicas."""
-    method, name = settings[0][:2]
-    if method not in TRAINED:
-        return [cell(*setting, scale=scale, root=root) for setting in settings]
-    tables = [dirty_table(name, noise, share, seed, root) for _, _, noise, share, seed in settings]
-    seeds = [setting[-1] for setting in settings]
-    pairs = trained_together(
-        method, [x.to(device) for _, x, _ in tables], arguments=[_arguments(method, tables[0][1])] * len(tables),
-        seeds=seeds, **_plan(scale),
-    )  # fmt: skip
-    return [
-        measured(*judged(pair.cpu(), x, seed), truth, x, mask)
-        for pair, (truth, x, mask), seed in zip(pairs, tables, seeds, strict=True)
-    ]
 
 
 def judged(pair: Pair, x: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -179,14 +188,6 @@ def _code(x: Tensor) -> int:
     return min(x.shape[1] // 2, 10)
 
 
-def _arguments(method: str, x: Tensor) -> dict[str, Any]:
-    return {"latent_dim": _code(x), "hidden": SHARED["hidden"], **TRAINED[method]}
-
-
-def _plan(scale: str) -> dict[str, Any]:
-    return {"steps": SCALES[scale]["steps"], "lr": SHARED["lr"], "batch_size": SHARED["batch_size"]}
-
-
 def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     sets = [name for name in SCALES[scale]["sets"] if clean_table(name, str(root)) is not None]
@@ -206,34 +207,31 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     return path
 
 
-def _gathered(found: dict[Setting, dict[str, Any]]) -> list[dict[str, Any]]:
+def _gathered(found: dict[Setting, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """One row per method, table, noise and share, with a list over seeds for each measure."""
-    rows: dict[Setting, dict[str, Any]] = {}
-    for (*key, _), value in found.items():
-        row = rows.setdefault(tuple(key), dict(zip(("method", "set", "noise", "share"), key, strict=True)))
-        for measure, number in value.items():
-            if measure != "bins":
-                row.setdefault(measure, []).append(number)
-    return list(rows.values())
+    rows = []
+    for key, values in found.items():
+        row = dict(zip(("method", "set", "noise", "share"), key, strict=True))
+        rows.append(row | {measure: [v[measure] for v in values] for measure in values[0] if measure != "bins"})
+    return rows
 
 
-def _pooled(found: dict[Setting, dict[str, Any]], name: str) -> dict[str, list[list[float]]]:
+def _pooled(found: dict[Setting, list[dict[str, Any]]], name: str) -> dict[str, list[list[float]]]:
     """Counts of P(dirty) by method, over all shares of Gaussian noise and all seeds of one table."""
     pooled: dict[str, Any] = {}
-    for (method, there, noise, *_), value in found.items():
-        if (there, noise) == (name, "gaussian") and "bins" in value:
-            pooled[method] = pooled.get(method, 0) + np.asarray(value["bins"])
+    for (method, there, noise, _), values in found.items():
+        for value in values:
+            if (there, noise) == (name, "gaussian") and "bins" in value:
+                pooled[method] = pooled.get(method, 0) + np.asarray(value["bins"])
     return {method: pooled[method].round(6).tolist() for method in LABELS if method in pooled}
 
 
-def _verdicts(found: dict[Setting, dict[str, Any]]) -> list[dict[str, Any]]:
+def _verdicts(found: dict[Setting, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Paired by seed, averaged over the tables and over all shares of Gaussian noise."""
 
     def each(method: str, measure: str) -> np.ndarray:
-        seeds = sorted({setting[-1] for setting in found})
-        picked = [[v[measure] for s, v in found.items() if (s[0], s[2], s[-1]) == (method, "gaussian", seed)]
-                  for seed in seeds]  # fmt: skip
-        return np.asarray(picked).mean(1)
+        picked = [[v[measure] for v in vs] for s, vs in found.items() if (s[0], s[2]) == (method, "gaussian")]
+        return np.asarray(picked).mean(0)
 
     claims = [
         ("a mixture model per cell finds dirty cells better than a Gaussian VAE (cell AP, RVAE - Gaussian VAE)", SOURCE,
@@ -246,6 +244,8 @@ def _verdicts(found: dict[Setting, dict[str, Any]]) -> list[dict[str, Any]]:
          each("rvae", "row ap") - each("forest", "row ap")),
         ("RVAE repairs better than the columns' medians (SMSE of dirty cells, medians - RVAE)", SOURCE,
          each("median", "smse") - each("rvae", "smse")),
+        ("RVAE repairs better than robust PCA (SMSE of dirty cells, RPCA - RVAE)", SOURCE,
+         each("rpca", "smse") - each("rvae", "smse")),
         ("repairing only what is thought dirty spares clean cells (SMSE of clean cells, raw - repaired RVAE)", "ours",
          each("rvae", "raw damage") - each("rvae", "damage")),
         ("the t-VAE finds dirty cells no worse than RVAE, to 0.01 (cell AP, t-VAE - RVAE + 0.01)", "ours",
@@ -265,22 +265,42 @@ def figures(result: dict[str, Any], scale: str) -> dict[str, Figure]:
     """AP and SMSE over the share of dirty rows, and the reliability of P(dirty), for each table."""
     settings, drawn = result["settings"], {}
     title = f"{scale} scale, {settings['steps']:,} steps, {len(settings['seeds'])} seeds"
-    shares, methods = settings["shares"], [method for method in LABELS if method != "forest"]
     for name in settings["sets"]:
-        for measure, short, ylabel in (
-            ("cell ap", "ap", "average precision of cells"), ("smse", "smse", "SMSE of dirty cells, repaired"),
-        ):  # fmt: skip
-            ends = {m: [interval(_row(result, m, name, share)[measure]) for share in shares] for m in methods}
-            drawn[f"{short}-{name}"] = curves(
-                [100 * share for share in shares], {LABELS[m]: [v[0] for v in ends[m]] for m in methods},
-                bands={LABELS[m]: [v[1:] for v in ends[m]] for m in methods},
-                titles=[f"{TITLES[name]}, Gaussian noise ({title})"], xlabel="rows with dirty cells (%)", ylabel=ylabel,
-            )  # fmt: skip
+        heading = f"{TITLES[name]}, Gaussian noise ({title}; bands: 95 %)"
+        drawn[f"ap-{name}"] = _panels(result, name, "cell ap", "average precision of dirty cells", heading)
+        drawn[f"smse-{name}"] = _panels(result, name, "smse", "SMSE of dirty cells, repaired", heading, log=True)
         drawn[f"reliability-{name}"] = reliability_diagram(
             {LABELS[method]: bins for method, bins in result["reliability"][name].items()},
             f"{TITLES[name]}, Gaussian noise in 1 to 50 % of the rows ({title}; bars: 95 %)",
         )
     return drawn
+
+
+def _panels(result: dict[str, Any], name: str, measure: str, ylabel: str, title: str, log: bool = False) -> Figure:
+    """One panel per method, in colour, with all the others in grey behind it."""
+    shares, methods = result["settings"]["shares"], [method for method in LABELS if method != "forest"]
+    found = {m: np.array([interval(_row(result, m, name, share)[measure]) for share in shares]).T for m in methods}
+    figure = Figure(figsize=(9.6, 5.0), dpi=160, layout="constrained")
+    at = np.arange(len(shares))
+    for ax, method in zip(figure.subplots(2, 4, sharex=True, sharey=True).flatten(), methods, strict=True):
+        for other in methods:
+            ax.plot(at, found[other][0], color=CLASSICAL, linewidth=0.7, alpha=0.6)
+        mean, low, high = found[method]
+        colour = ROBUST if method in ("rvae", "t_vae", "ic_vae") else NEUTRAL
+        ax.plot(at, mean, color=colour, linewidth=1.8, marker="o", markersize=3)
+        # An interval of a positive measure may reach below zero, where a logarithmic axis ends.
+        ax.fill_between(at, low.clip(0.05 if log else 0.0), high, color=colour, alpha=0.2, linewidth=0)
+        ax.set_title(LABELS[method], fontsize=10, loc="left", color=colour)
+        ax.set_xticks(at, [f"{100 * share:g}" for share in shares])
+        if log:
+            ax.set_yscale("log"), ax.set_ylim(0.1, 100)
+        else:
+            ax.set_ylim(0, 1)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("rows with dirty cells (%)", fontsize=9), figure.supylabel(ylabel, fontsize=9)
+    figure.suptitle(title, fontsize=10, color=NEUTRAL)
+    return figure
 
 
 def table(result: dict[str, Any]) -> str:
