@@ -29,6 +29,7 @@ _HOMES = {
     "pyro_vaes.inference.state": ["warm_start"],
     "pyro_vaes.inference.guard": ["Diverged"],
     "pyro_vaes.inference.posterior": ["clean", "sample", "reconstruct", "Cleaned"],
+    "pyro_vaes.inference.outliers": ["outlier_probability"],
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
     "pyro_vaes.inference.run": ["Run"],
     "pyro_vaes.data": ["load", "corrupt", "Dataset", "Corrupted"],
