@@ -17,7 +17,7 @@ _HOMES = {
     "pyro_vaes.pair": ["Pair"],
     "pyro_vaes.variants": [
         "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae",
-        "affine_ic_vae", "t_vae", "datum_t_vae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
+        "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.recycled": ["Recycled"],
@@ -29,6 +29,7 @@ _HOMES = {
     "pyro_vaes.inference.state": ["warm_start"],
     "pyro_vaes.inference.guard": ["Diverged"],
     "pyro_vaes.inference.posterior": ["clean", "sample", "reconstruct", "Cleaned"],
+    "pyro_vaes.inference.outliers": ["outlier_probability"],
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
     "pyro_vaes.inference.run": ["Run"],
     "pyro_vaes.data": ["load", "corrupt", "Dataset", "Corrupted"],

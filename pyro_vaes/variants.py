@@ -2,7 +2,8 @@
 
 Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, entries of the code) and ``hidden`` (the
 encoder's widths from x inwards; the decoder's are their mirror image), and gives a :class:`~pyro_vaes.pair.Pair`.
-Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise. S0 is
+Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise; where
+there is an argument ``real``, True takes real numbers, with a mean mu(z) that is not squashed. S0 is
 Wang, Dai, Hua, Aston & Wipf, "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
 Presence of Outliers" (2018); S3 are tutorial slides on the theory of VAEs; S4 a course report on the classical ones.
 A new variant touches three places: see CONTRIBUTING.md.
@@ -13,22 +14,24 @@ from collections.abc import Callable, Sequence
 import pyro.distributions as dist
 from torch import nn
 
-from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.guides.amortised import AmortisedDelta, AmortisedNormal
+from pyro_vaes.guides.cell_posterior import CellPosterior
 from pyro_vaes.guides.datum_precision import ConjugateDatumPrecision
 from pyro_vaes.guides.outlier import OutlierDelta
 from pyro_vaes.guides.precision import ConjugatePrecision
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.inference.recycled import Recycled
 from pyro_vaes.models.bernoulli import LatentBernoulli
+from pyro_vaes.models.cell_mixture import CellMixture
 from pyro_vaes.models.datum_precision import DatumPrecision
 from pyro_vaes.models.gaussian import LatentGaussian
 from pyro_vaes.models.index_conditional import IndexConditional
 from pyro_vaes.models.prior import StandardPrior
 from pyro_vaes.models.sparse_outlier import SparseOutlier
 from pyro_vaes.models.student_t import PrecisionMixture
-from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, PointEncoder
-from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale
+from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, PointEncoder, check_sizes
+from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale, floor_of
 from pyro_vaes.pair import Pair
 
 PIXELS = (0.0, 1.0)  # where a sigmoid mean can reach
@@ -42,7 +45,7 @@ def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), bet
     >>> vae(data_dim=4).name
     'vae'
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     decoder = Decoder(latent_dim, hidden, data_dim, output=nn.Identity, activation=nn.Tanh)
     model = LatentBernoulli(StandardPrior(latent_dim), decoder)
     guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
@@ -50,11 +53,7 @@ def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), bet
 
 
 def gaussian_vae(
-    data_dim: int,
-    latent_dim: int = 10,
-    hidden: Sequence[int] = (200,),
-    minimum: float = 1e-2,
-    beta: float = 1.0,
+    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
 
@@ -64,7 +63,7 @@ def gaussian_vae(
     >>> gaussian_vae(data_dim=4).name
     'gaussian_vae'
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     decoder = Decoder(latent_dim, hidden, data_dim, activation=nn.Tanh)
     scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
     model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
@@ -72,18 +71,24 @@ def gaussian_vae(
     return Pair(model, guide, ELBO(beta), range=PIXELS, name="gaussian_vae")
 
 
-def l2_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+def l2_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
+) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), I) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(c).
 
     >>> l2_vae(data_dim=4).name
     'l2_vae'
     """
-    _check(data_dim, latent_dim, hidden)
-    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="l2_vae")
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    model = LatentGaussian(StandardPrior(latent_dim), decoder, FixedScale(1.0))
+    guide = _encoder_guide(data_dim, hidden, latent_dim)
+    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="l2_vae")
 
 
-def gamma_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+def gamma_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
+) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), gamma I), gamma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S3 II-IV.
 
     Departs from S3: sqrt(gamma) stays above 0.001, because the density is unbounded as gamma -> 0.
@@ -91,25 +96,22 @@ def gamma_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512,
     >>> gamma_vae(data_dim=4).name
     'gamma_vae'
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     scale = LearnedScale(1, start=0.3)
-    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="gamma_vae")
+    model = LatentGaussian(StandardPrior(latent_dim), _decoder(latent_dim, hidden, data_dim, real), scale)
+    guide = _encoder_guide(data_dim, hidden, latent_dim)
+    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="gamma_vae")
 
 
 def lc_vae(
-    data_dim: int,
-    latent_dim: int = 16,
-    hidden: Sequence[int] = (512, 256),
-    minimum: float = 1e-2,
-    beta: float = 1.0,
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
 
     >>> lc_vae(data_dim=4).name
     'lc_vae'
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
     return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="lc_vae")
@@ -122,6 +124,7 @@ def ic_vae(
     floor: float | None = None,
     width: float = 1.0,
     beta: float = 1.0,
+    real: bool = False,
 ) -> Pair:
     """p: z ~ N(0, I), s ~ Jeffreys, x = mu(z) + s | q: N(mu_z(x), sigma_z(x)^2) Delta(s - (x - mu(z))) |
     ELBO | S0 III-C.
@@ -133,11 +136,11 @@ def ic_vae(
     >>> ic_vae(data_dim=4).name
     'ic_vae'
     """
-    _check(data_dim, latent_dim, hidden)
-    decoder = Decoder(latent_dim, hidden, data_dim)
-    model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    model = SparseOutlier(StandardPrior(latent_dim), decoder, floor_of(floor, width, data_dim), width)
     guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
-    return Pair(model, guide, ELBO({"z": beta}), range=PIXELS, name="ic_vae")
+    return Pair(model, guide, ELBO({"z": beta}), range=None if real else PIXELS, name="ic_vae")
 
 
 def indexed_ic_vae(
@@ -156,8 +159,8 @@ def indexed_ic_vae(
     >>> indexed_ic_vae(data_dim=4).name
     'indexed_ic_vae'
     """
-    _check(data_dim, latent_dim, hidden)
-    floor_net = _floor(floor, width, data_dim)
+    check_sizes(data_dim, latent_dim, hidden)
+    floor_net = floor_of(floor, width, data_dim)
     model = IndexConditional(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), floor_net, width)
     return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="indexed_ic_vae")
 
@@ -179,35 +182,73 @@ def affine_ic_vae(
     Linear(in_features=4, out_features=4, bias=True)
     """
     latent_dim = data_dim if latent_dim is None else latent_dim
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     decoder = nn.Linear(latent_dim, data_dim)
-    model = SparseOutlier(StandardPrior(latent_dim), decoder, _floor(floor, width, data_dim), width)
+    model = SparseOutlier(StandardPrior(latent_dim), decoder, floor_of(floor, width, data_dim), width)
     guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
     return Pair(model, guide, ELBO(), name="affine_ic_vae")
 
 
-def t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+def t_vae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    beta: float = 1.0,
+    minimum: float = 1e-3,
+    real: bool = False,
+) -> Pair:
     """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2), x ~ N(mu(z), s^2 / w) |
     q: N(mu_z(x), sigma_z(x)^2), exact Gamma posterior of w | ELBO | ours; cf. Takahashi et al. 2018.
 
     The sparse-outlier story made proper; s (per entry) and nu are learned, so there is no floor to choose. Departs from
     the Student-t VAE of Takahashi et al. (2018): s and nu belong to the entry and the data, not to the code, and the
-    precision weights are explicit, with their exact posterior. The KL of w
-    is sampled on purpose: q(w | x, z) is exact, so that the terms of w and x add up to log p(x | z) without variance.
-    ``beta`` weighs the code alone.
+    precision weights are explicit, with their exact posterior: the terms of w and x add up to log p(x | z) without
+    variance, and no gradient passes through a Gamma. ``beta`` weighs the code alone; s stays above ``minimum``.
 
     >>> t_vae(data_dim=4).name
     't_vae'
     """
-    _check(data_dim, latent_dim, hidden)
-    decoder = Decoder(latent_dim, hidden, data_dim)
-    scale, dof = LearnedScale(data_dim), LearnedScale(1, start=1.0, minimum=1e-2)
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    scale = LearnedScale(data_dim, start=max(0.1, 2 * minimum), minimum=minimum)
+    dof = LearnedScale(1, start=1.0, minimum=1e-2)
     model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugatePrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
-    return Pair(model, guide, ELBO({"z": beta}, sampled=["w"]), range=PIXELS, name="t_vae")
+    return Pair(model, guide, ELBO({"z": beta}, exact=["w"]), range=None if real else PIXELS, name="t_vae")
 
 
-def datum_t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0) -> Pair:
+def rvae(
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    alpha: float = 0.95,
+    broad: float = 2.0,
+    minimum: float = 0.22,
+    beta: float = 1.0,
+) -> Pair:
+    """p: z ~ N(0, I), w ~ Bernoulli(alpha), x ~ N(mu(z), sigma^2) if w, else N(0, broad^2) |
+    q: N(mu_z(x), sigma_z(x)^2), exact Bernoulli posterior of w | ELBO | Eduardo et al. 2020.
+
+    Data are real and standardised. ``alpha`` is the share of clean entries to expect; sigma (per entry) is learned,
+    above ``minimum``, exp(-3/2) in the authors' code. w needs no gradient: see ``exact`` of
+    :class:`~pyro_vaes.inference.objective.ELBO`.
+
+    >>> rvae(data_dim=4).objective
+    ELBO(exact=('w',))
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    if not 0 < number("alpha", alpha) < 1:
+        raise InputError(f"alpha is {alpha}: it must be between 0 and 1")
+    decoder = _decoder(latent_dim, hidden, data_dim, real=True)
+    parts = decoder, LearnedScale(data_dim, start=1.0, minimum=minimum), FixedScale(alpha), FixedScale(broad)
+    model = CellMixture(StandardPrior(latent_dim), *parts)
+    guide = CellPosterior(GaussianEncoder(data_dim, hidden, latent_dim), *parts)
+    return Pair(model, guide, ELBO({"z": beta}, exact=["w"]), name="rvae")
+
+
+def datum_t_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
+) -> Pair:
     """p: z ~ N(0, I), w ~ Gamma(nu/2, nu/2) once per datum, x ~ N(mu(z), s^2 / w) |
     q: N(mu_z(x), sigma_z(x)^2), exact Gamma posterior of w | ELBO | ours; cf. Lange et al. 1989.
 
@@ -218,12 +259,12 @@ def datum_t_vae(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (51
     >>> datum_t_vae(data_dim=4).name
     'datum_t_vae'
     """
-    _check(data_dim, latent_dim, hidden)
-    decoder = Decoder(latent_dim, hidden, data_dim)
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = _decoder(latent_dim, hidden, data_dim, real)
     scale, dof = LearnedScale(1), LearnedScale(1, start=1.0, minimum=1e-2)
     model = DatumPrecision(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugateDatumPrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
-    return Pair(model, guide, ELBO({"z": beta}, sampled=["w"]), range=PIXELS, name="datum_t_vae")
+    return Pair(model, guide, ELBO({"z": beta}, exact=["w"]), range=None if real else PIXELS, name="datum_t_vae")
 
 
 def ric_vae(
@@ -291,18 +332,14 @@ def autoencoder(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (51
     >>> autoencoder(data_dim=4).objective
     ELBO(beta=0.0)
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), FixedScale(1.0))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
     return Pair(model, guide, ELBO(beta=0.0), range=PIXELS, name="autoencoder")
 
 
 def induced_ae(
-    data_dim: int,
-    latent_dim: int = 16,
-    hidden: Sequence[int] = (512, 256),
-    floor: float | None = None,
-    l1: float = 0.0,
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), floor: float | None = None, l1: float = 0.0
 ) -> Pair:
     """p: that of ``indexed_ic_vae``, z ~ Laplace(1/l1) | q: Delta(z - f(x)) | ELBO, beta = 0 if l1 = 0 |
     S3 III; S0 III-A.
@@ -312,9 +349,9 @@ def induced_ae(
     >>> induced_ae(data_dim=4, l1=0.1).objective
     ELBO()
     """
-    _check(data_dim, latent_dim, hidden)
+    check_sizes(data_dim, latent_dim, hidden)
     prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if number("l1", l1) > 1e-6 else StandardPrior(latent_dim)
-    model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), _floor(floor, 1.0, data_dim))
+    model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), floor_of(floor, 1.0, data_dim))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
     return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), range=PIXELS, name="induced_ae")
 
@@ -323,7 +360,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
     f.__name__: f
     for f in (
         vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
-        ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
     )
 }  # fmt: skip
 
@@ -341,17 +378,8 @@ def variant(name: str) -> Callable[..., Pair]:
     return VARIANTS[name]
 
 
-def card(function: Callable[..., Pair]) -> dict[str, str]:
-    """Read a variant's card: p, q, objective and source, in words.
-
-    >>> card(l2_vae)["objective"]
-    'ELBO'
-    """
-    paragraph = " ".join((function.__doc__ or "").split("\n\n")[0].split())
-    *distributions, objective, source = paragraph.rstrip(".").split(" | ")
-    named = dict(part.split(": ", 1) for part in distributions)
-    both = named.get("p, q", "")
-    return {"p": named.get("p", both), "q": named.get("q", both), "objective": objective, "source": source}
+def _decoder(latent_dim: int, hidden: Sequence[int], data_dim: int, real: bool) -> Decoder:
+    return Decoder(latent_dim, hidden, data_dim, output=nn.Identity if real else nn.Sigmoid)
 
 
 def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> AmortisedNormal:
@@ -361,21 +389,3 @@ def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> Amo
 def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad: bool) -> Pair:
     objective = Recycled(pair.objective, passes, recycle_grad)
     return Pair(pair.model, pair.guide, objective, passes=test_passes, range=pair.range, name=name)
-
-
-def _floor(floor: float | None, width: float, data_dim: int) -> nn.Module:
-    if width != float("inf"):
-        number("width", width, open_low=True)
-    if floor is not None:
-        return FixedScale(floor)
-    if width == float("inf"):
-        raise InputError("floor=None learns the floor, which needs a finite width: give a floor or a width")
-    return LearnedScale(data_dim)
-
-
-def _check(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise InputError(f"hidden is {hidden!r}: it must be a list of widths")
-    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
-    for name, size in sizes.items():
-        whole(name, size, high=10**6)

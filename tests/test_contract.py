@@ -15,9 +15,11 @@ D = 8
 # Latent sites of each variant, besides z.
 SMALL = {
     "vae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "ic_vae": {"s"},
-    "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"},
+    "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"}, "rvae": {"w"},
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
 }  # fmt: skip
+# Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
+DISCRETE = {"rvae"}
 
 
 def make(name, **arguments):
@@ -86,6 +88,8 @@ class TestVariant:
     @pytest.mark.filterwarnings("ignore:.*TraceMeanField_ELBO.*:UserWarning")
     @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
     def test_stock_svi_moves_every_parameter(self, name, elbo):
+        if name in DISCRETE and elbo is TraceMeanField_ELBO:
+            pytest.skip("this estimator wants reparameterised sites only")
         # Two pairs in one process: the second one is where the global store would betray us.
         for pair in (make(name), make(name)):
             before = {n: p.detach().clone() for n, p in pair.named_parameters()}
@@ -111,6 +115,8 @@ class TestVariant:
         assert torch.equal(trace.nodes["z"]["value"], fixed)
 
     def test_nuts_runs(self, name):
+        if name in DISCRETE:
+            pytest.skip("NUTS wants continuous sites only")
         pair = make(name)
         kernel = NUTS(pair.model, max_tree_depth=2, jit_compile=False)
         mcmc = MCMC(kernel, num_samples=2, warmup_steps=2, disable_progbar=True)
@@ -127,7 +133,7 @@ class TestVariant:
         assert pv.sample(pair, 4).shape == (4, D)
 
     def test_card_and_describe(self, name):
-        from pyro_vaes.variants import card
+        from pyro_vaes.card import card
 
         assert all(card(pv.VARIANTS[name])[field] for field in ("p", "q", "objective", "source"))
         lines = make(name).describe().splitlines()

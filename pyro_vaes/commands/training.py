@@ -33,7 +33,8 @@ def do_demo(out: str = "runs/demo", scale: str = "quick") -> None:
 
 def do_variants() -> None:
     """List every variant: its p, its q, its objective, its source."""
-    from pyro_vaes.variants import VARIANTS, card
+    from pyro_vaes.card import card
+    from pyro_vaes.variants import VARIANTS
 
     for name, function in VARIANTS.items():
         fields = card(function)

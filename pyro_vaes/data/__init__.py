@@ -12,6 +12,7 @@ from pyro_vaes.data.corruption import (
     salt_and_pepper,
 )
 from pyro_vaes.data.datasets import DATASETS, Dataset, load
+from pyro_vaes.data.tabular import corrupt_cells
 
 __all__ = [
     "CORRUPTIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "Dataset",
     "circles",
     "corrupt",
+    "corrupt_cells",
     "gaussian",
     "impulse",
     "load",

@@ -108,6 +108,40 @@ def smse(estimate: Tensor, clean: Tensor) -> float:
     return 1 - float(r2_score(truth, guess, multioutput="uniform_average"))
 
 
+def masked_smse(estimate: Tensor, clean: Tensor, mask: Tensor) -> float:
+    """Standardised mean squared error on some cells, in which every feature that has any weighs the same.
+
+    Formula: ``mean_j [ mean_{i: mask_ij} (estimate_ij - clean_ij)^2 / var_i(clean_ij) ]`` over the features j with a
+    cell in the mask; the variance is that of all rows, so that 1 is the error of guessing a feature's mean.
+
+    Args:
+        estimate: the reconstruction, shape (n, d), finite, n >= 2.
+        clean: the truth, of the same shape, no feature constant; the result has no units.
+        mask: bool, of the same shape, True where to look; at least one.
+
+    Raises:
+        InputError: shapes differ, are not (n, d) with n >= 2, a value is NaN or infinite, a feature in the mask is
+            constant, ``mask`` is not bool or has no True.
+
+    Source: the repair error of Eduardo et al. (2020). Departs from it: theirs divides by the sum of squares of the very
+    cells in the mask, which is next to nothing where a feature has one cell near its mean.
+
+    >>> clean = torch.tensor([[0.0, 0.0], [2.0, 200.0]])
+    >>> masked_smse(torch.tensor([[1.0, 50.0], [9.0, 9.0]]), clean, torch.tensor([[True, True], [False, False]]))
+    0.625
+    """
+    _check(estimate=estimate, clean=clean, mask=mask)
+    _check_mask(mask)
+    if clean.ndim != 2 or len(clean) < 2:
+        raise InputError(f"clean has shape {tuple(clean.shape)}: it must be (n, d) with n at least 2")
+    variance = clean.double().var(0, correction=0)
+    there = mask.any(0)
+    if not bool((variance[there] > 0).all()):
+        raise InputError("clean has a feature that is constant: its errors have no unit")
+    square = torch.where(mask, (estimate.double() - clean.double()).square(), 0.0).sum(0) / mask.sum(0).clamp(min=1)
+    return float((square[there] / variance[there]).mean())
+
+
 def cell_auc(score: Tensor, mask: Tensor) -> float:
     """Area under the ROC curve: how well do scores rank dirty above clean?
 

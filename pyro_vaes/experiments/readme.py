@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyro_vaes.card import card
 from pyro_vaes.experiments import MODULES, speed
 from pyro_vaes.experiments.record import fill, markdown_table
 from pyro_vaes.experiments.verdicts import verdict_rows
 from pyro_vaes.inference.checkpoint import write_atomically
-from pyro_vaes.variants import VARIANTS, card
+from pyro_vaes.variants import VARIANTS
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **{name: module.table for name, module in MODULES.items()},

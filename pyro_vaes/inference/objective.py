@@ -7,6 +7,7 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -80,14 +81,19 @@ class ELBO(nn.Module):
             held as a tensor, the setting ``objective.beta`` (or ``objective.beta.SITE``) of a pair, so that a schedule
             can change it while a compiled step runs.
         particles: L, draws of the guide per datum.
-        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists. A site whose
-            q is its exact conditional posterior should be listed: then the sampled terms cancel without variance.
+        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists.
+        exact: latent sites w, discrete ones included, whose q is the model's exact posterior given x and the sites u
+            drawn before: :math:`q(w | u, x) = p(w | u, x)`. By Bayes' rule
+            :math:`\log p(x, w | u) - \log q(w | u, x) = \log p(x | u)` for *every* w. The draw is therefore taken as a
+            constant, and the sampled terms add up to the marginal likelihood, its value and its gradient, without
+            variance and without a score-function term. Nothing checks the claim: for another q the gradient is biased.
+            No site of the guide may depend on w, and beta does not weigh it: its term is the data's.
 
-    Every latent site must be reparameterised (or a point mass); for others wrap one of Pyro's own estimators in
+    Every other latent site must be reparameterised (or a point mass); for others wrap one of Pyro's own estimators in
     :class:`~pyro_vaes.inference.stock.Stock`.
 
     Raises:
-        InputError: for particles < 1, a negative beta, a site that cannot be reparameterised.
+        InputError: for particles < 1, a negative beta, a beta of an exact site, a site that cannot be reparameterised.
 
     Source: Kingma & Welling (2014), Eq. 7 and 10; beta: Higgins et al. (2017), Eq. 4.
 
@@ -99,21 +105,34 @@ class ELBO(nn.Module):
     (['x', 'z'], True)
     """
 
-    def __init__(self, beta: float | Mapping[str, float] = 1.0, particles: int = 1, sampled: Sequence[str] = ()):
+    def __init__(
+        self,
+        beta: float | Mapping[str, float] = 1.0,
+        particles: int = 1,
+        sampled: Sequence[str] = (),
+        exact: Sequence[str] = (),
+    ):
         whole("particles", particles)
         for value in beta.values() if isinstance(beta, Mapping) else [beta]:
             number("beta", value)
-        if isinstance(sampled, str):
-            raise InputError(f"sampled is {sampled!r}: it must be a list of sites")
+        for name, sites in (("sampled", sampled), ("exact", exact)):
+            if isinstance(sites, str):
+                raise InputError(f"{name} is {sites!r}: it must be a list of sites")
+        weighed = sorted(set(exact) & set(beta)) if isinstance(beta, Mapping) else []
+        if weighed:
+            raise InputError(f"beta weighs site {weighed[0]!r}, which is exact: its term is the data's")
         super().__init__()
-        self._given, self.particles, self.sampled = beta, particles, tuple(sampled)
+        self._given, self.particles, self.sampled, self.exact = beta, particles, tuple(sampled), tuple(exact)
         if isinstance(beta, Mapping):
             self.beta = Settings(beta)
         else:
             self.register_buffer("beta", setting(beta), persistent=False)
 
     def __repr__(self) -> str:
-        values = {"beta": (self._given, 1.0), "particles": (self.particles, 1), "sampled": (self.sampled, ())}
+        values = {
+            "beta": (self._given, 1.0), "particles": (self.particles, 1), "sampled": (self.sampled, ()),
+            "exact": (self.exact, ()),
+        }  # fmt: skip
         changed = [f"{k}={v!r}" for k, (v, default) in values.items() if v not in (default, {"z": default})]
         return f"ELBO({', '.join(changed)})"
 
@@ -124,9 +143,10 @@ class ELBO(nn.Module):
         for name, site in p.nodes.items():
             if site["type"] != "sample" or site["infer"].get("_deterministic"):
                 continue
-            term = _site_term(name, site, q.nodes.get(name), name in self.sampled).sum() * per_datum
+            exact = name in self.exact
+            term = _site_term(name, site, q.nodes.get(name), exact or name in self.sampled, exact).sum() * per_datum
             bound = bound - term.detach()
-            terms[name] = self._weighted(name, term) if name in q.nodes else term
+            terms[name] = self._weighted(name, term) if name in q.nodes and not exact else term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
 
     def _weighted(self, site: str, term: Tensor) -> Tensor:
@@ -138,12 +158,26 @@ class ELBO(nn.Module):
             # One draw per particle along dimension -2, left of the data plate.
             particles = pyro.plate("particles", self.particles, dim=-2)
             model, guide = particles(model), particles(guide)
-        q = poutine.trace(guide).get_trace(x, y, size=size)
+        # Outside of the particles, whose plate shapes the draw.
+        with _Constant(self.exact):
+            q = poutine.trace(guide).get_trace(x, y, size=size)
         p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, y, size=size)
         return prune_subsample_sites(q), prune_subsample_sites(p)
 
 
-def _site_term(name: str, p_site: dict, q_site: dict | None, sampled: bool) -> Tensor:
+class _Constant(Messenger):
+    """Cut the gradient of a draw from the parameters it was drawn with."""
+
+    def __init__(self, sites: Sequence[str]):
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg):
+        if msg["name"] in self.sites and msg["value"] is None:
+            msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True
+
+
+def _site_term(name: str, p_site: dict, q_site: dict | None, sampled: bool, exact: bool) -> Tensor:
     """One site's cost, scaled and masked by its plates: KL for a latent site, -log p for an observed one."""
     p_fn = p_site["fn"]
     if q_site is None:
@@ -151,7 +185,7 @@ def _site_term(name: str, p_site: dict, q_site: dict | None, sampled: bool) -> T
             raise InputError(f"the model samples site {name!r}, which the guide lacks")
         return scale_and_mask(-p_fn.log_prob(p_site["value"]), p_site["scale"], p_site["mask"])
     q_fn = q_site["fn"]
-    if not q_fn.has_rsample:
+    if not (exact or q_fn.has_rsample):
         raise InputError(
             f"site {name!r} cannot be reparameterised ({type(q_fn).__name__}): use Stock(TraceGraph_ELBO())"
         )

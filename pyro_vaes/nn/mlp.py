@@ -6,6 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_vaes.errors import InputError, whole
+
 Activation = type[nn.Module]
 
 
@@ -86,3 +88,15 @@ class Decoder(nn.Sequential):
     ):
         widths = [latent_dim, *reversed(hidden)]
         super().__init__(*mlp(widths, activation), nn.Linear(widths[-1], data_dim), output())
+
+
+def check_sizes(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
+    """Refuse sizes that are not whole and positive.
+
+    >>> check_sizes(4, 2, (3,))
+    """
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise InputError(f"hidden is {hidden!r}: it must be a list of widths")
+    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
+    for name, size in sizes.items():
+        whole(name, size, high=10**6)

@@ -81,3 +81,18 @@ class NetworkScale(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return softplus(self.net(z)) + self.minimum
+
+
+def floor_of(floor: float | None, width: float, data_dim: int) -> nn.Module:
+    """Give the floor of an outlier's prior: fixed, or learned, one per entry.
+
+    >>> floor_of(0.1, float("inf"), 4)
+    FixedScale()
+    """
+    if width != float("inf"):
+        number("width", width, open_low=True)
+    if floor is not None:
+        return FixedScale(floor)
+    if width == float("inf"):
+        raise InputError("floor=None learns the floor, which needs a finite width: give a floor or a width")
+    return LearnedScale(data_dim)
