@@ -45,7 +45,9 @@ def test_a_run_holds_everything(run):
     assert names >= {"config.json", "metrics.jsonl", "checkpoint.safetensors", "training.png", "cleaned.png"}
     config = json.loads((run / "config.json").read_text())
     assert config["target"] == "t_vae"
-    assert config["arguments"] == {"latent_dim": 3, "hidden": [12], "beta": 1.0}
+    assert config["arguments"] == {
+        "latent_dim": 3, "hidden": [12], "beta": 1.0, "minimum": 1e-3, "real": False,
+    }  # fmt: skip
     assert config["data"]["corrupt"] == "impulse:0.3"
     assert config["versions"]["torch"] == torch.__version__.split("+")[0] or config["versions"]["torch"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
