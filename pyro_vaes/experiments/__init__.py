@@ -4,9 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from pyro_vaes.experiments import concept_images, demo, floor_sweep, frey_recovery, outlier_images, recycling
+from pyro_vaes.experiments import (
+    cell_repair,
+    concept_images,
+    demo,
+    floor_sweep,
+    frey_recovery,
+    outlier_images,
+    recycling,
+)
 
 MODULES: dict[str, ModuleType] = {
-    module.NAME: module for module in (demo, frey_recovery, outlier_images, concept_images, floor_sweep, recycling)
+    module.NAME: module
+    for module in (demo, frey_recovery, outlier_images, concept_images, cell_repair, floor_sweep, recycling)
 }
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
