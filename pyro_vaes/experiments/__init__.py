@@ -14,8 +14,6 @@ from pyro_vaes.experiments import (
     recycling,
 )
 
-MODULES: dict[str, ModuleType] = {
-    module.NAME: module
-    for module in (demo, frey_recovery, outlier_images, concept_images, cell_repair, floor_sweep, recycling)
-}
+_ALL = (demo, frey_recovery, outlier_images, concept_images, cell_repair, floor_sweep, recycling)
+MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
