@@ -14,6 +14,16 @@ from pyro_vaes.experiments import (
     recycling,
 )
 
-_ALL = (demo, frey_recovery, outlier_images, concept_images, cell_repair, floor_sweep, recycling)
+_ALL = (
+    demo,
+    frey_recovery,
+    outlier_images,
+    concept_images,
+    cell_repair,
+    floor_sweep,
+    recycling,
+    robust_generation,
+    systematic_errors,
+)
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
