@@ -12,6 +12,8 @@ from pyro_vaes.experiments import (
     frey_recovery,
     outlier_images,
     recycling,
+    robust_generation,
+    systematic_errors,
 )
 
 _ALL = (
