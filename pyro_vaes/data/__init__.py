@@ -10,6 +10,7 @@ from pyro_vaes.data.corruption import (
     masked,
     rectangles,
     salt_and_pepper,
+    stripes,
 )
 from pyro_vaes.data.datasets import DATASETS, Dataset, load
 
@@ -26,4 +27,5 @@ __all__ = [
     "masked",
     "rectangles",
     "salt_and_pepper",
+    "stripes",
 ]
