@@ -8,7 +8,7 @@ import torch
 
 from pyro_vaes.cli import main
 from pyro_vaes.evaluation import plots
-from pyro_vaes.experiments import demo, floor_sweep, frey_recovery, recycling
+from pyro_vaes.experiments import demo, floor_sweep, recycling
 from pyro_vaes.experiments.training import trained
 
 
@@ -44,23 +44,6 @@ def test_dirty_digits_are_as_the_protocol_says():
     x, dirty, mask = demo.data(0)
     assert torch.equal(x[~mask], dirty[~mask])
     assert abs(mask.float().mean().item() - 0.4) < 0.01
-
-
-def test_frey_cell_on_generated_faces(tmp_path, monkeypatch):
-    import numpy as np
-    import scipy.io
-
-    generator = np.random.default_rng(0)
-    faces = (255 * generator.random((3, 560)).T @ generator.dirichlet(np.ones(3), 40).T).astype(np.uint8)
-    (tmp_path / "frey").mkdir()
-    scipy.io.savemat(tmp_path / "frey/frey_rawface.mat", {"ff": faces}, do_compression=True)
-    monkeypatch.setitem(frey_recovery.SCALES, "quick", {**frey_recovery.SCALES["quick"], "steps": 4, "hidden": [8]})
-    for name in frey_recovery.LABELS:
-        value = frey_recovery.cell(name, frey_recovery.TEST_LEVEL, "quick", str(tmp_path))
-        assert 0 < value["circles"] < 1
-        assert 0 < value["rectangles"] < 1
-        assert value["shown"]["circles"].shape == (10, 560)
-    assert "rectangles" not in frey_recovery.cell("l2_vae", 10, "quick", str(tmp_path))
 
 
 def test_training_of_an_experiment_stops_as_a_whole():

@@ -160,8 +160,8 @@ def corrupt(x: Tensor, spec: str, *, shape: tuple[int, ...], seed: int = 0) -> C
     """Corrupt data as a short text says: the same (x, spec, seed) gives the same dirt, always.
 
     The text is `impulse:P`, `salt_and_pepper:P`, `gaussian:STD` or `gaussian:STD:P` with a probability P per
-    entry; `circles:F`, `rectangles:F` or `stripes:F` with a fraction F of the images; or `mask:FILE.npy` with a bool array
-    of shape (N, d) or (N, *shape), whose entries become 0.
+    entry; `circles:F`, `rectangles:F` or `stripes:F` with a fraction F of the images; or `mask:FILE.npy` with a
+    bool array of shape (N, d) or (N, *shape), whose entries become 0.
 
     Arguments:
         x: (N, d), float or uint8. It is copied, never changed.

@@ -43,9 +43,9 @@ def rpca(x: Tensor, *, lam: float | None = None, tol: float = 1e-7, max_iter: in
         RuntimeError: the split has not converged in ``max_iter`` iterations.
 
     Source: Candes, Li, Ma, Wright (2011), Eq. 1.1, by the inexact augmented Lagrange multiplier method of Lin,
-    Chen, Ma (2010), Algorithm 5. Departs from Lin et al.: their penalty starts low and only grows, which freezes a point that
-    is feasible but not optimal when the data are not exactly low-rank plus sparse; ours is balanced
-    (Boyd et al. 2011, section 3.4.1), and the stop also asks for dual convergence.
+    Chen, Ma (2010), Algorithm 5. Departs from Lin et al.: their penalty starts low and only grows, which freezes a
+    point that is feasible but not optimal when the data are not exactly low-rank plus sparse; ours starts at the size
+    of the data and is balanced (Boyd et al. 2011, section 3.4.1), and the stop also asks for dual convergence.
 
     >>> clean = torch.outer(torch.linspace(1, 2, 30), torch.linspace(1, 3, 20))
     >>> dirty = clean.clone()
