@@ -63,6 +63,13 @@ def test_labels_of_curves_never_cover_each_other():
     assert all(b - a >= 0.045 * 0.5 - 1e-12 for a, b in pairwise(gaps))
 
 
+def test_labels_of_curves_keep_their_distance_under_wide_bands():
+    lines, bands = {"a": [0.1, 0.1], "b": [0.1, 0.11]}, {"a": [(0.0, 5.0), (0.0, 5.0)]}
+    ax = plots.curves([1, 2], lines, titles=["t"], xlabel="x", ylabel="y", bands=bands).axes[0]
+    low, high = sorted(text.xyann[1] for text in ax.texts)
+    assert high - low >= 0.045 * 5 - 1e-12
+
+
 @pytest.mark.parametrize("experiment", [floor_sweep, recycling])
 def test_the_digit_experiments_end_to_end_in_small(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "side_by_side", lambda cell, cells, **_: {c: cell(*c) for c in cells})

@@ -16,7 +16,8 @@ Scales: ``paper`` is App. B: 784-1000-500-250-30, 600,000 steps at 0.0001, const
 recycles with N = 5 there, for generation, which Fig. 3 does not show: here N = M = 5 too. The other networks take all
 700,000 steps at 0.0001. The optimiser is not stated: Adam. ``quick``: 784-400-200-30, 1500 steps at 0.001 falling to
 zero along a cosine, and 500 more at 0.0005, with N = M = 2; the other networks take 2000 steps at 0.001; RPCA is solved
-to a residual of 1e-4 instead of 1e-7.
+to a residual of 1e-4 instead of 1e-7. That is three passes over the data, where the source has a thousand: ``quick``
+tells how far the networks get early, not how far they get.
 """
 
 from collections.abc import Sequence
