@@ -7,11 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_vaes.data import CORRUPTIONS, circles, corrupt, gaussian, impulse, masked, rectangles
+from pyro_vaes.data import CORRUPTIONS, circles, corrupt, gaussian, impulse, masked, rectangles, stripes
 from pyro_vaes.errors import InputError
 
 SHAPE = (14, 10)
-SPECS = ["impulse:0.4", "salt_and_pepper:0.1", "gaussian:0.2", "gaussian:0.2:0.5", "circles:0.6", "rectangles:0.5"]
+MARKS = [circles, rectangles, stripes]
+SPECS = [
+    "impulse:0.4", "salt_and_pepper:0.1", "gaussian:0.2", "gaussian:0.2:0.5", "circles:0.6", "rectangles:0.5",
+    "stripes:0.5",
+]  # fmt: skip
 
 
 def clean(n: int = 50, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -61,13 +65,13 @@ def test_where_the_dirt_falls_does_not_depend_on_the_data(spec):
     assert torch.equal(corrupt(clean(), spec, shape=SHAPE).mask, corrupt(torch.zeros(50, 140), spec, shape=SHAPE).mask)
 
 
-@pytest.mark.parametrize("spec", ["impulse", "salt_and_pepper", "gaussian:0.1", "circles", "rectangles"])
+@pytest.mark.parametrize("spec", ["impulse", "salt_and_pepper", "gaussian:0.1", "circles", "rectangles", "stripes"])
 def test_fractions_zero_and_one(spec):
     x = clean()
     none, every = (corrupt(x, f"{spec}:{fraction}", shape=SHAPE) for fraction in (0, 1))
     assert torch.equal(none.x, x) and not none.mask.any()
     assert every.mask.any(dim=1).all()
-    if spec not in ("circles", "rectangles"):
+    if spec not in ("circles", "rectangles", "stripes"):
         assert every.mask.all()
 
 
@@ -115,7 +119,7 @@ def test_gaussian_noise_on_bytes_is_scaled_and_clipped():
     assert (white.x == 255).float().mean() > 0.4 and white.x.min() > 80
 
 
-@pytest.mark.parametrize("mark", [circles, rectangles])
+@pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.333, 0.6, 1.0])
 def test_marks_fall_on_exactly_the_fraction_of_images(mark, fraction):
     dirty = mark(torch.ones(1965, 140), fraction, SHAPE, generator=generator())
@@ -127,7 +131,7 @@ def test_the_frey_setting_marks_1179_images():
     assert corrupt(torch.ones(1965, 560), "circles:0.6", shape=(28, 20)).mask.any(dim=1).sum() == 1179
 
 
-@pytest.mark.parametrize("mark", [circles, rectangles])
+@pytest.mark.parametrize("mark", MARKS)
 def test_every_image_is_as_likely_to_be_marked(mark):
     hits = sum(mark(torch.ones(20, 140), 0.3, SHAPE, generator=generator(s)).mask.any(dim=1).int() for s in range(500))
     assert stats.chisquare(hits.numpy()).pvalue > 0.01
@@ -187,7 +191,37 @@ def test_rectangles_are_whole_boxes_of_the_documented_sides():
     assert {top for top, _ in corners} == set(range(25)) and {left for _, left in corners} == set(range(19))
 
 
-@pytest.mark.parametrize("mark", [circles, rectangles])
+def stripe_angle(mask: np.ndarray, widest: float) -> float | None:
+    """Search an angle at which the mask's pixels are exactly those between two lines, no further apart than allowed."""
+    i, j = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    for angle in np.linspace(0, math.pi, 720, endpoint=False):
+        across = i * math.cos(angle) + j * math.sin(angle)
+        low, high = across[mask].min(), across[mask].max()
+        between = (across > low) & (across < high)
+        if high - low <= widest and mask[between].all():
+            return angle
+    return None
+
+
+def test_stripes_are_straight_bands_of_the_documented_width_in_every_direction():
+    dirty = stripes(torch.ones(200, 30 * 30), 1.0, (30, 30), generator=generator(4))
+    angles = [stripe_angle(mask, 30 / 5) for mask in dirty.mask.view(-1, 30, 30).numpy()]
+    # The grid of angles may miss a few long and thin ones.
+    found = [angle for angle in angles if angle is not None]
+    assert len(found) >= 180
+    assert np.histogram(found, 4, (0, math.pi))[0].min() > len(found) / 8
+    square = np.zeros((30, 30), dtype=bool)
+    square[10:15, 12:16] = True
+    assert stripe_angle(square, 30 / 5) is None
+
+
+def test_stripe_areas_follow_from_the_width():
+    # A whole horizontal or vertical band of w hides w / size of the image, and a slanted one as much on the average.
+    mask = stripes(torch.ones(4000, 80 * 80), 1.0, (80, 80), generator=generator()).mask.float()
+    assert mask.mean().item() == pytest.approx((1 / 12 + 1 / 5) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("mark", MARKS)
 def test_all_channels_get_the_same_mark(mark):
     mask = mark(torch.ones(30, 420), 1.0, (3, *SHAPE), generator=generator()).mask.view(30, 3, 140)
     assert torch.equal(mask[:, 0], mask[:, 1]) and torch.equal(mask[:, 0], mask[:, 2])
@@ -195,7 +229,7 @@ def test_all_channels_get_the_same_mark(mark):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 5), (3, 2, 3)])
-@pytest.mark.parametrize("mark", [circles, rectangles])
+@pytest.mark.parametrize("mark", MARKS)
 def test_the_smallest_images_are_marked_too(mark, shape):
     dirty = mark(torch.ones(200, math.prod(shape)), 1.0, shape, generator=generator())
     assert dirty.mask.any(dim=1).all()
@@ -256,7 +290,7 @@ def test_a_bad_spec_is_refused(spec, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("mark", [circles, rectangles])
+@pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize(
     ("shape", "message"),
     [((140,), "needs images"), ((1, 1, 14, 10), "needs images"), ((14, 11), "a row of x has 140")],

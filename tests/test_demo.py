@@ -8,7 +8,7 @@ import torch
 
 from pyro_vaes.cli import main
 from pyro_vaes.evaluation import plots
-from pyro_vaes.experiments import cells, demo, floor_sweep, frey_recovery, recycling
+from pyro_vaes.experiments import cells, demo, floor_sweep, recycling
 from pyro_vaes.experiments.training import trained
 
 
@@ -46,23 +46,6 @@ def test_dirty_digits_are_as_the_protocol_says():
     assert abs(mask.float().mean().item() - 0.4) < 0.01
 
 
-def test_frey_cell_on_generated_faces(tmp_path, monkeypatch):
-    import numpy as np
-    import scipy.io
-
-    generator = np.random.default_rng(0)
-    faces = (255 * generator.random((3, 560)).T @ generator.dirichlet(np.ones(3), 40).T).astype(np.uint8)
-    (tmp_path / "frey").mkdir()
-    scipy.io.savemat(tmp_path / "frey/frey_rawface.mat", {"ff": faces}, do_compression=True)
-    monkeypatch.setitem(frey_recovery.SCALES, "quick", {**frey_recovery.SCALES["quick"], "steps": 4, "hidden": [8]})
-    for name in frey_recovery.LABELS:
-        value = frey_recovery.cell(name, frey_recovery.TEST_LEVEL, "quick", str(tmp_path))
-        assert 0 < value["circles"] < 1
-        assert 0 < value["rectangles"] < 1
-        assert value["shown"]["circles"].shape == (10, 560)
-    assert "rectangles" not in frey_recovery.cell("l2_vae", 10, "quick", str(tmp_path))
-
-
 def test_training_of_an_experiment_stops_as_a_whole():
     import os
     import signal
@@ -78,6 +61,13 @@ def test_labels_of_curves_never_cover_each_other():
     ends = plots._spread([0.1, 0.1, 0.1001, 0.5], [0.1, 0.5])
     gaps = sorted(ends)
     assert all(b - a >= 0.045 * 0.5 - 1e-12 for a, b in pairwise(gaps))
+
+
+def test_labels_of_curves_keep_their_distance_under_wide_bands():
+    lines, bands = {"a": [0.1, 0.1], "b": [0.1, 0.11]}, {"a": [(0.0, 5.0), (0.0, 5.0)]}
+    ax = plots.curves([1, 2], lines, titles=["t"], xlabel="x", ylabel="y", bands=bands).axes[0]
+    low, high = sorted(text.xyann[1] for text in ax.texts)
+    assert high - low >= 0.045 * 5 - 1e-12
 
 
 @pytest.fixture

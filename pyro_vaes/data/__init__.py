@@ -10,6 +10,7 @@ from pyro_vaes.data.corruption import (
     masked,
     rectangles,
     salt_and_pepper,
+    stripes,
 )
 from pyro_vaes.data.datasets import DATASETS, Dataset, load
 from pyro_vaes.data.tabular import corrupt_cells
@@ -28,4 +29,5 @@ __all__ = [
     "masked",
     "rectangles",
     "salt_and_pepper",
+    "stripes",
 ]

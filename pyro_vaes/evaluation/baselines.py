@@ -81,7 +81,7 @@ def pca(x: Tensor, components: int = 10) -> Tensor:
     return torch.as_tensor(model.inverse_transform(model.fit_transform(rows))).to(x)
 
 
-def rpca_clean(x: Tensor, lam: float | None = None) -> Tensor:
+def rpca_clean(x: Tensor, lam: float | None = None, tol: float = 1e-7) -> Tensor:
     """Keep the low-rank part of convex robust PCA.
 
     Formula: ``xhat = L`` of ``min ||L||_* + lam ||S||_1`` subject to ``X = L + S``.
@@ -89,9 +89,10 @@ def rpca_clean(x: Tensor, lam: float | None = None) -> Tensor:
     Args:
         x: data, shape (n, d), floating, finite.
         lam: weight of the sparse part, > 0; default ``1 / sqrt(max(n, d))``.
+        tol: relative residual to reach, > 0.
 
     Raises:
-        InputError: ``x`` is not a finite floating matrix, or ``lam`` is not positive.
+        InputError: ``x`` is not a finite floating matrix, or ``lam`` or ``tol`` is not positive.
         RuntimeError: the split has not converged.
 
     Source: Candes, Li, Ma, Wright (2011), Eq. 1.1; see :func:`pyro_vaes.evaluation.rpca.rpca`.
@@ -100,7 +101,7 @@ def rpca_clean(x: Tensor, lam: float | None = None) -> Tensor:
     >>> bool(torch.allclose(rpca_clean(x), x, atol=1e-4))
     True
     """
-    return rpca(x, lam=lam).low_rank
+    return rpca(x, lam=lam, tol=tol).low_rank
 
 
 BASELINES: dict[str, Callable[..., Tensor]] = {

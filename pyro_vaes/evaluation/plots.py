@@ -122,7 +122,9 @@ def curves(
     figure = Figure(figsize=(5.6 * len(groups), 4.4), dpi=160, layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for ax, group, title in zip(axes, groups, titles, strict=True):
-        ends = _spread([values[-1] for values in group.values()], [v for values in group.values() for v in values])
+        shown = [v for values in group.values() for v in values]
+        shown += [high for name in group for _, high in (bands or {}).get(name, ())]
+        ends = _spread([values[-1] for values in group.values()], shown)
         for i, ((name, values), end) in enumerate(zip(group.items(), ends, strict=True)):
             colour = f"C{i}"
             ax.plot(x, values, marker="o", markersize=3, linewidth=1.5, color=colour)

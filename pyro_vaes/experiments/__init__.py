@@ -9,7 +9,9 @@ from pyro_vaes.experiments import (
     concept_images,
     demo,
     floor_sweep,
+    frey_ablation,
     frey_recovery,
+    mnist_denoising,
     outlier_images,
     recycling,
     robust_generation,
@@ -18,7 +20,9 @@ from pyro_vaes.experiments import (
 
 _ALL = (
     demo,
+    mnist_denoising,
     frey_recovery,
+    frey_ablation,
     outlier_images,
     concept_images,
     cell_repair,

@@ -64,6 +64,7 @@ def trained_together(
     name: str | Builder,
     data: Sequence[Tensor],
     *,
+    start: Sequence[Pair] | None = None,
     arguments: Sequence[dict[str, Any]],
     seeds: Sequence[int],
     **plan: Any,
@@ -71,7 +72,7 @@ def trained_together(
     """Train many of one variant as replicas in one graph, which a GPU does almost in the time of one.
 
     Args:
-        name: as for :func:`trained`. data, arguments, seeds: of each. plan: arguments of ``fit``.
+        name: as for :func:`trained`. data, start, arguments, seeds: of each. plan: arguments of ``fit``.
 
     >>> x = torch.rand(9, 4)
     >>> pairs = trained_together("l2_vae", [x, x], arguments=[{"hidden": (3,)}] * 2, seeds=[0, 1], steps=2)
@@ -80,8 +81,32 @@ def trained_together(
     """
     cells = zip(data, arguments, seeds, strict=True)
     pairs = [untrained(name, x.shape[1], each, seed) for x, each, seed in cells]
+    for pair, from_ in zip(pairs, start or [], strict=bool(start)):
+        warm_start(pair, from_)
     fit(pairs, list(data), seed=list(seeds), progress=False, **plan)
     return pairs
+
+
+def trained_each(
+    name: str | Builder,
+    data: Sequence[Tensor],
+    *,
+    start: Sequence[Pair] | None = None,
+    arguments: Sequence[dict[str, Any]],
+    seeds: Sequence[int],
+    **plan: Any,
+) -> list[Pair]:
+    """Train one of a variant by itself, or many as replicas, so that one protocol serves both.
+
+    >>> x = torch.rand(9, 4)
+    >>> len(trained_each("l2_vae", [x], arguments=[{"hidden": (3,)}], seeds=[0], steps=2))
+    1
+    """
+    if len(data) > 1:
+        return trained_together(name, data, start=start, arguments=arguments, seeds=seeds, **plan)
+    first = start[0] if start else None
+    plan = {k: v[0] if isinstance(v, list) else v for k, v in plan.items()}
+    return [trained(name, data[0], start=first, seed=seeds[0], arguments=arguments[0], **plan)]
 
 
 def untrained(name: str | Builder, data_dim: int, arguments: dict[str, Any], seed: int) -> Pair:
