@@ -104,7 +104,7 @@ def test_variants_and_describe(capsys):
     assert main(["variants"]) == 0
     assert set(pv.VARIANTS) <= set(capsys.readouterr().out.split())
     assert main(["describe", "ric_vae", "--passes", "4"]) == 0
-    assert "Recycled(ELBO(), passes=4)" in capsys.readouterr().out
+    assert "Recycled(ELBO(beta=0.25), passes=4)" in capsys.readouterr().out
 
 
 MINE = """

@@ -166,12 +166,14 @@ def recycle(x, moments, passes, one_pass, cut=True):
     return {"all": total}
 
 
-def hand_ric_vae(p, x, passes=2, recycle_grad=False, **kw):
+def hand_ric_vae(p, x, passes=2, recycle_grad=False, beta=None, **kw):
+    """The KL term counts once in all by default; with beta = 1 it counts in every pass, as in Eq. 22."""
     eps = floor_of(p, kw)
+    weight = 1 / passes if beta is None else beta
 
     def one(x):
         z, kl = draw(p, x)
-        return {"z": kl, "x": log_residual(x, decode(p, z), eps, 1.0) + PROFILED}, z
+        return {"z": weight * kl, "x": log_residual(x, decode(p, z), eps, 1.0) + PROFILED}, z
 
     def moments(x, z):
         mu = decode(p, z)
@@ -268,7 +270,14 @@ OPTIONS = {
     "indexed_ic_vae": [{"floor": 0.125}, {"width": 4.0}, {"floor": 0.0625, "width": INF}],
     "affine_ic_vae": [{"floor": 0.125, "width": 8.0}],
     "rvae": [{"alpha": 0.75, "broad": 4.0, "minimum": 0.125}],
-    "ric_vae": [{"passes": 1}, {"passes": 3}, {"floor": 0.125}, {"recycle_grad": True}, {"test_passes": 5}],
+    "ric_vae": [
+        {"passes": 1},
+        {"passes": 3},
+        {"floor": 0.125},
+        {"recycle_grad": True},
+        {"test_passes": 5},
+        {"beta": 1.0},
+    ],
     "r_l2_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
     "rlc_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
     "induced_ae": [{"l1": 0.5}, {"floor": 0.125, "l1": 2.0}],

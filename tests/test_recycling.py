@@ -26,7 +26,7 @@ EPS = 0.125
 
 def ric(passes=2, recycle_grad=False, clip=None, floor=EPS, seed=0) -> Pair:
     torch.manual_seed(seed)
-    pair = pv.ric_vae(D, K, (6,), floor=floor, passes=passes, recycle_grad=recycle_grad).double()
+    pair = pv.ric_vae(D, K, (6,), floor=floor, passes=passes, recycle_grad=recycle_grad, beta=1.0).double()
     pair.objective.clip = clip
     return pair
 

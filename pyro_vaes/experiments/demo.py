@@ -43,7 +43,7 @@ LABELS = {
     "dirty": "the dirty images",
     "mean": "mean image", "median": "median image", "pca": "PCA (10)", "rpca": "robust PCA",
     "autoencoder": "autoencoder", "l2_vae": "l2-VAE", "lc_vae": "LC-VAE",
-    "ic_vae": "iC-VAE", "ric_vae": "RiC-VAE (2, 2)", "t_vae": "t-VAE",
+    "ic_vae": "iC-VAE", "ric_vae": "RiC-VAE (2, 1)", "t_vae": "t-VAE",
 }  # fmt: skip
 
 

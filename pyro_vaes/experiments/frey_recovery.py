@@ -42,6 +42,8 @@ NAME = "frey-recovery"
 TEST_LEVEL = 60
 NEW = ("rectangles", "stripes")
 BASES = {"r_l2_vae": "l2_vae", "rlc_vae": "lc_vae", "ric_vae": "indexed_ic_vae"}
+# S0's sum over two passes in training and two at test time; in the l2- and the LC-VAE the KL weighs 1 anyway.
+RECYCLED, FULL_KL = {"passes": 2, "test_passes": 2}, {"ric_vae": {"beta": 1.0}}
 LABELS = {
     "rpca": "RPCA", "autoencoder": "AE", "l2_vae": "l2-VAE", "r_l2_vae": "R-l2 (2,2)", "lc_vae": "LC-VAE",
     "rlc_vae": "RLC (2,2)", "indexed_ic_vae": "iC-VAE", "ric_vae": "RiC (2,2)", "t_vae": "t-VAE",
@@ -111,15 +113,16 @@ def together(settings: Sequence[Setting], scale: str, root: str) -> list[dict[st
 
 def train(name: str, dirty: Sequence[Tensor], seeds: Sequence[int], plan: dict[str, Any]) -> list[Pair]:
     """Train one method on each of some data, the recycled ones from their trained base if the plan is warm."""
-    each = {"arguments": [{"latent_dim": 10, "hidden": plan["hidden"]}] * len(seeds), "seeds": seeds}
-    shared = {**each, "schedule": plan["schedule"], "batch_size": 100}
+    arguments = {"latent_dim": 10, "hidden": plan["hidden"]}
+    shared = {"arguments": [arguments] * len(seeds), "seeds": seeds, "schedule": plan["schedule"], "batch_size": 100}
     steps, lr = plan["steps"], plan["lr"]
     if name not in BASES:
         return trained_each(name, dirty, steps=steps, lr=lr, **shared)
+    recycled = {**shared, "arguments": [arguments | RECYCLED | FULL_KL.get(name, {})] * len(seeds)}
     if not plan["warm"]:
-        return trained_each(name, dirty, steps=steps, lr=lr / 2, **shared)
+        return trained_each(name, dirty, steps=steps, lr=lr / 2, **recycled)
     base = trained_each(BASES[name], dirty, steps=steps // 2, lr=lr, **shared)
-    return trained_each(name, dirty, start=base, steps=steps - steps // 2, lr=lr / 2, **shared)
+    return trained_each(name, dirty, start=base, steps=steps - steps // 2, lr=lr / 2, **recycled)
 
 
 def _measured(pair: Pair | None, faces: Dataset, setting: Setting, plan: dict[str, Any], device: str) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _train(run: str, dirty: Sequence[Tensor], seeds: Sequence[int], plan: dict[s
         return {run: trained_each(run, dirty, arguments=[arguments] * n, steps=total, lr=plan["lr"], **shared)}
     start = trained_each(IC, dirty, arguments=[arguments] * n, steps=plan["steps"], lr=plan["lr"], **shared)
     on: dict[str, Any] = {**shared, "start": start, "steps": plan["more"], "lr": plan["more lr"]}
-    recycled = {**arguments, "passes": plan["passes"], "test_passes": plan["passes"]}
+    recycled = {**arguments, "passes": plan["passes"], "test_passes": plan["passes"], "beta": 1.0}
     return {
         IC: trained_each(IC, dirty, arguments=[arguments] * n, **on),
         RIC: trained_each(RIC, dirty, arguments=[recycled] * n, **on),

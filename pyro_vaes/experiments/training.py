@@ -147,6 +147,8 @@ def side_by_side(
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(ticks.value - bar.n)
+                # Cells that take no training steps show here.
+                bar.set_postfix_str(f"{len(settings) - len(pending)} of {len(settings)} cells", refresh=False)
                 for future in finished:
                     value = future.result()
                     if done is not None:
