@@ -282,8 +282,12 @@ def _figures(
 ) -> dict[str, Figure]:
     title = _title(result, scale)
     wanted = {
-        "repaired": (CLEANERS, "share of the mark's error repaired", "How much of a mark is repaired"),
-        "auc": (tuple(LABELS), "area under the ROC curve", "Are the marked images found"),
+        "repaired": (
+            CLEANERS,
+            "share of the mark's error repaired",
+            "How much of a mark is repaired; half or less: reproduced",
+        ),
+        "auc": (tuple(LABELS), "area under the ROC curve", "Are the marked images found; 0.5 is chance"),
     }
     figures = {
         name: _panels(result, methods, "AUC" if name == "auc" else name, ylabel, f"{heading} ({title})")
@@ -325,6 +329,9 @@ def _panels(result: dict[str, Any], methods: Sequence[str], measure: str, ylabel
             ax.set_xticks(SHARES)
             ax.tick_params(labelsize=8)
             ax.spines[["top", "right"]].set_visible(False)
+    # A band of few seeds may be wide, and must not flatten the curves.
+    means = [np.mean(v[measure]) for by in result["measures"].values() for m in methods for w in WAYS for v in by[m][w]]
+    grid[0, 0].set_ylim(min(0.0, *means) - 0.05, 1.05)
     figure.supxlabel("images with a mark (%)", fontsize=9), figure.supylabel(ylabel, fontsize=9)
     figure.suptitle(title, fontsize=10, color=NEUTRAL)
     grid[0, 0].legend(fontsize=8, frameon=False)
