@@ -9,7 +9,7 @@ from pyro_vaes.data import Corrupted, Dataset, load
 from pyro_vaes.data.systematic import MARKS, WAYS, scattered, systematic
 from pyro_vaes.errors import InputError
 from pyro_vaes.experiments import systematic_errors as experiment
-from pyro_vaes.experiments.systematic_errors import LABELS, REMEDIES, SHARES, repaired
+from pyro_vaes.experiments.systematic_errors import LABELS, REMEDIES, repaired
 
 
 def seeded(seed=0):
@@ -119,8 +119,7 @@ def small(monkeypatch):
     monkeypatch.setattr("pyro_vaes.experiments.cells._gpu", lambda: False)
 
 
-def test_the_experiment_end_to_end_in_small(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(experiment, "SHARES", (5, 25, 45))
+def test_the_experiment_end_to_end_in_small(small, tmp_path):
     result = json.loads(experiment.reproduce(tmp_path, "quick", tmp_path).read_text())
     pictures = ("json", "repaired.png", "auc.png", "rows-faces-logo.png")
     assert {p.name for p in tmp_path.iterdir()} == {f"systematic-errors.quick.{n}" for n in pictures}
@@ -164,10 +163,11 @@ def test_replicas_are_the_cells_one_by_one(small, method):
         assert value["measures"] == pytest.approx(experiment.cell(*member, **at)["measures"], rel=1e-3)
 
 
-def test_where_repair_ends(small):
-    ends = {share: [1.0 - share / 50] * 2 for share in SHARES}
-    measures = {"digits": {"rpca": {"systematic": [{"repaired": values} for values in ends.values()]}}}
-    assert experiment.reproduced_from({"measures": measures}, "digits", "rpca") == 35
-    for values in ends.values():
-        values[:] = [0.9, 0.9]
-    assert experiment.reproduced_from({"measures": measures}, "digits", "rpca") is None
+def test_where_repair_ends():
+    shares = [5, 15, 25, 35, 45]
+    by_share = [{"repaired": [1.0 - share / 50] * 2} for share in shares]
+    result = {"shares": shares, "measures": {"digits": {"rpca": {"systematic": by_share}}}}
+    assert experiment.reproduced_from(result, "digits", "rpca") == 35
+    for values in by_share:
+        values["repaired"] = [0.9, 0.9]
+    assert experiment.reproduced_from(result, "digits", "rpca") is None
