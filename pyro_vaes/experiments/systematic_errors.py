@@ -26,6 +26,7 @@ Trials with one or two seeds (150 to 1500 steps, batch 50 or 100, rate 0.001 or 
 did no better than the mean image. That choice matters: on digits with 25 % systematic marks the t-VAE repaired 0.68
 there (0.64 after 150 steps of 256-128), but 0.01 to 0.03 in the five longer trials; on faces 0.93 to 0.94 in all four.
 The 900 steps are what the time allows; on digits they leave all networks close to the mean image in mean squared error.
+The seeds of ``quick`` are none of those that the trials had.
 
 Departs from Eduardo et al. (2022), "Clean subspace variational autoencoder": other marks on other data; and their
 remedy, a few labelled images, is not open to a method without labels.
@@ -80,7 +81,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "quick": {
         "subjects": ["digits", "faces"], "shares": [5, 25, 45],
         "limit": 5000, "pool": 2, "hidden": [256, 128], "latent_dim": 12,
-        "steps": 900, "batch_size": 50, "lr": 1e-3, "schedule": "cosine", "seeds": [0, 1, 2],
+        "steps": 900, "batch_size": 50, "lr": 1e-3, "schedule": "cosine", "seeds": [3, 4, 5],
     },
     "paper": {
         "subjects": list(SUBJECTS), "shares": [5, 15, 25, 35, 45],
