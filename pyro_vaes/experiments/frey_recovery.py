@@ -10,8 +10,8 @@ pairs. The iC-VAE is ``indexed_ic_vae``, equal to ``ic_vae`` up to a constant; t
 learned.
 
 Scales: ``paper`` is App. B: 560-1000-500-250-10, 150,000 steps of batch 100, learning rate 0.0001, 0.00005 for the
-recycled ones, from scratch, constant (the optimiser is not stated: Adam). ``quick``: 560-256-128-10, 1000 steps,
-learning rate 0.001 falling to zero along a cosine; the recycled ones spend the first half of these steps as their base
+recycled ones, from scratch, constant (the optimiser is not stated: Adam), all nine levels. ``quick``: 560-256-128-10,
+four levels, 1000 steps, learning rate 0.001 falling to zero along a cosine; the recycled ones spend the first half of these steps as their base
 model and the second half recycling at half the rate, because recycling from scratch collapses when steps are few; RPCA
 is solved to a residual of 1e-4 instead of 1e-7, which moves its error by less than 1 %.
 """
@@ -53,7 +53,7 @@ SLOWEST = ("t_vae", "rpca", "rlc_vae", "ric_vae")
 SCALES: dict[str, dict[str, Any]] = {
     "quick": {
         "hidden": [256, 128], "steps": 1000, "lr": 1e-3, "schedule": "cosine", "warm": True, "rpca tol": 1e-4,
-        "levels": list(range(10, 100, 10)), "seeds": [0, 1, 2, 3, 4],
+        "levels": [10, 30, 60, 90], "seeds": [0, 1, 2, 3, 4],
     },
     "paper": {
         "hidden": [1000, 500, 250], "steps": 150_000, "lr": 1e-4, "schedule": "constant", "warm": False,
@@ -66,7 +66,8 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     plan = {**SCALES[scale], "latent_dim": 10, "batch_size": 100}
     faces = load("frey", root=root)
-    cells = Cells(out / f"{NAME}.{scale}.cells", plan)
+    # Levels and seeds name the cells: more of them can be added to those that are kept.
+    cells = Cells(out / f"{NAME}.{scale}.cells", {k: v for k, v in plan.items() if k not in ("levels", "seeds")})
     # The slowest first, so that the last process does not work alone at the end.
     methods = sorted(LABELS, key=lambda name: name not in SLOWEST)
     settings = [(name, level, seed) for name in methods for level in plan["levels"] for seed in plan["seeds"]]
