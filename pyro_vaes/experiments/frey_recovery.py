@@ -10,10 +10,11 @@ pairs. The iC-VAE is ``indexed_ic_vae``, equal to ``ic_vae`` up to a constant; t
 learned.
 
 Scales: ``paper`` is App. B: 560-1000-500-250-10, 150,000 steps of batch 100, learning rate 0.0001, 0.00005 for the
-recycled ones, from scratch, constant (the optimiser is not stated: Adam), all nine levels. ``quick``: 560-256-128-10,
-four levels, 1000 steps, learning rate 0.001 falling to zero along a cosine; the recycled ones spend the first half of these steps as their base
-model and the second half recycling at half the rate, because recycling from scratch collapses when steps are few; RPCA
-is solved to a residual of 1e-4 instead of 1e-7, which moves its error by less than 1 %.
+recycled ones, from scratch, constant (the optimiser is not stated: Adam), all nine levels. ``quick``: four levels,
+560-256-128-10, 1000 steps, learning rate 0.001 falling to zero along a cosine; the recycled ones spend the first half
+of these steps as their base model and the second half recycling at half the rate, because recycling from scratch
+collapses when steps are few; RPCA is solved to a residual of 1e-4 instead of 1e-7, which moves its error by less than
+1 %.
 """
 
 from collections.abc import Sequence
