@@ -138,3 +138,43 @@ def test_masked_smse_by_hand():
     assert masked_smse(mean, clean, torch.ones_like(mask)) == pytest.approx(1.0)
     with pytest.raises(pv.InputError, match="constant"):
         masked_smse(clean, torch.ones_like(clean), mask)
+
+
+def test_the_likelihood_of_two_parts_never_falls():
+    g = torch.Generator().manual_seed(0)
+    cases = [torch.tensor([0.1, 0.1, 0.5, 0.5])]
+    for case in range(60):
+        n, share, broad = 4 + 5 * case, torch.rand(1, generator=g), 1 + 5 * torch.rand(1, generator=g)
+        u = torch.randn(n, generator=g)
+        cases.append(torch.where(torch.rand(n, generator=g) < share, broad * u, u))
+    for u in cases:
+        found = two_parts(u)
+        steps = torch.tensor(found.log_likelihood).diff()
+        assert (steps > -1e-12).all()
+        assert found.broad >= 2 * found.narrow
+        assert found.share <= 0.5
+
+
+def test_two_parts_are_the_best_where_their_constraints_bind():
+    """Two fifths of a little broader values: b = 2 a holds, and no other parameters with b >= 2 a are likelier."""
+    g = torch.Generator().manual_seed(1)
+    u = torch.randn(800, generator=g, dtype=torch.float64)
+    u = torch.where(torch.rand(800, generator=g) < 0.4, 1.6 * u, u)
+    found = two_parts(u, iterations=5000)
+    share, narrow, ratio = torch.meshgrid(
+        torch.linspace(0.01, 0.5, 50), torch.linspace(0.8, 1.4, 61), torch.linspace(2.0, 4.0, 21), indexing="ij"
+    )
+    share, narrow, ratio = (a.flatten().double()[:, None] for a in (share, narrow, ratio))
+    clean = (1 - share) / narrow * torch.exp(-(u**2) / (2 * narrow**2))
+    dirt = share / (ratio * narrow) * torch.exp(-(u**2) / (2 * (ratio * narrow) ** 2))
+    best = ((clean + dirt).log().mean(1) - 0.5 * math.log(2 * math.pi)).max().item()
+    assert found.log_likelihood[-1] >= best - 2e-6
+
+
+def test_the_probabilities_are_those_of_the_parameters_given_back():
+    u = torch.randn(50, generator=torch.Generator().manual_seed(2)).double() * 3
+    for iterations in (1, 2, 7):
+        found = two_parts(u, iterations=iterations)
+        clean = (1 - found.share) / found.narrow * torch.exp(-(u**2) / (2 * found.narrow**2))
+        dirt = found.share / found.broad * torch.exp(-(u**2) / (2 * found.broad**2))
+        torch.testing.assert_close(found.log_clean, (clean / (clean + dirt)).log())

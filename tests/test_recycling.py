@@ -106,6 +106,27 @@ def test_the_mean_handed_on_by_hand(flow):
     assert "mean=True" in repr(pair.objective)
 
 
+@pytest.mark.parametrize("name", ["ic_vae", "indexed_ic_vae", "t_vae", "rvae"])
+def test_the_clean_datum_is_handed_on_not_the_mean_of_the_likelihood(name):
+    """In ic_vae that mean is mu + s, which is x again; in rvae it is 0 where the cell is dirty."""
+    torch.manual_seed(0)
+    base = pv.variant(name)(data_dim=D, latent_dim=K, hidden=(6,)).double()
+    seen = []
+
+    class Watch(nn.Module):
+        def forward(self, model, guide, x, y=None, *, size=None):
+            seen.append(x)
+            return base.objective(model, guide, x, y, size=size)
+
+    x = data() + (8.0 if name == "rvae" else 0.0) * torch.eye(B, D, dtype=torch.float64)
+    torch.manual_seed(1)
+    Recycled(Watch(), 2, mean=True)(base.model, base.guide, x)
+    torch.manual_seed(1)
+    loc, scale = base.guide.encoder(x)
+    mu = base.model.decoder(loc + scale * torch.randn_like(loc))
+    torch.testing.assert_close(seen[1], mu.detach(), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("passes", [2, 3])
 def test_the_two_gradients_differ_and_the_values_do_not(passes):
     x = data()

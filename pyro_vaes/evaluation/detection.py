@@ -55,7 +55,8 @@ def detect(
     Args:
         x: (N, d), in the pair's range, or uint8 pixels, N at least 2.
         shape: of one datum, (H, W) or (C, H, W); needed for b > 1.
-        neighbourhood: b, odd and at least 1, or several of them to choose from; 1 takes each residual by itself.
+        neighbourhood: b, odd and at least 1, or several of them to choose from; 1 takes each residual by itself. Beyond
+            the border residuals count as 0.
 
     Raises:
         InputError: for bad data, scores that are all the same, a b that is even, or no ``shape`` for b > 1.

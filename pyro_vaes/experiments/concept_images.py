@@ -204,9 +204,13 @@ def _verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
         for better, worse, key in ORDER:
             gains = by_concept(result, better, of, key) - by_concept(result, worse, of, key)
             claim = f"{METHODS[better].label} > {METHODS[worse].label}: {WORDS[key]} {where}"
-            found.append(verdict(claim, "ours" if worse == "affine_l2_vae" else "S0 Table I", list(gains)))
+            found.append(
+                verdict(claim, "ours" if worse == "affine_l2_vae" else "S0 Table I", list(gains), per="concepts")
+            )
         gains = by_concept(result, "affine_ic_vae", of, "own inlier f1") - nothing
-        found.append(verdict(f"affine iC-VAE > flagging nothing: F1 of the inliers {where}", "ours", list(gains)))
+        found.append(
+            verdict(f"affine iC-VAE > flagging nothing: F1 of the inliers {where}", "ours", list(gains), per="concepts")
+        )
     return found
 
 

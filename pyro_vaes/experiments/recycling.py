@@ -164,7 +164,7 @@ def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ("recycling cleans better than t alone, both with KL warm-up", "ours", gain(alone, warm, base="t_vae")),
             ("two passes at test time beat one (N = 2)", "S0 V-B", gain(two, two, at=(1, 2))),
             ("after five passes at test time recycling is ahead of iC", "S0 V-C", gain(CONTROL, five, at=(5, 5))),
-            ("recycling from scratch is ahead of recycling from iC", "S0 App. B", gain(two, "scratch, N = 2, KL / N")),
+            ("recycling from iC is ahead of recycling from scratch", "S0 App. B", gain("scratch, N = 2, KL / N", two)),
             ("KL warm-up helps recycling from scratch", "ours", gain("scratch, N = 2, KL / N", warm)),
             ("weighing the KL by 1 / N helps at N = 5", "ours", gain("N = 5, KL x N", five)),
             ("the gradient through the draw helps, from iC", "Q1", gain(two, f"{two}, gradient through the draw")),

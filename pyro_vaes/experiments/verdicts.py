@@ -35,7 +35,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     return float(v.mean()), float(v.mean()) - half, float(v.mean()) + half
 
 
-def verdict(claim: str, source: str, gains: Sequence[float]) -> dict[str, Any]:
+def verdict(claim: str, source: str, gains: Sequence[float], per: str = "seeds") -> dict[str, Any]:
     """Judge a claim by paired differences, one per seed, that are positive where it holds.
 
     It *held* if the 95 % interval of the mean lies above zero, and *did not hold* otherwise: the interval tells
@@ -43,6 +43,7 @@ def verdict(claim: str, source: str, gains: Sequence[float]) -> dict[str, Any]:
 
     Args:
         claim: one sentence. source: of the claim. gains: one per seed, in the units that the claim speaks of.
+        per: what the gains are one for each of, if not seeds.
 
     >>> verdict("a beats b", "S0", [0.2, 0.3, 0.25])["verdict"]
     'held'
@@ -52,7 +53,7 @@ def verdict(claim: str, source: str, gains: Sequence[float]) -> dict[str, Any]:
     mean, low, high = interval(gains)
     return {
         "claim": claim, "source": source, "verdict": HELD if low > 0 else FAILED,
-        "gain": mean, "interval": [low, high], "seeds": len(gains),
+        "gain": mean, "interval": [low, high], "seeds": len(gains), "per": per,
     }  # fmt: skip
 
 
@@ -80,4 +81,4 @@ def verdict_rows(result: dict[str, Any]) -> list[list[object]]:
 
 def _gain(v: dict[str, Any]) -> str:
     low, high = v["interval"]
-    return f"{v['gain']:+.3g} ({low:+.3g} to {high:+.3g}), {v['seeds']} seeds"
+    return f"{v['gain']:+.3g} ({low:+.3g} to {high:+.3g}), {v['seeds']} {v['per']}"

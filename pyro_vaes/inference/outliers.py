@@ -34,7 +34,10 @@ class TwoParts(NamedTuple):
 def two_parts(residual: Tensor, *, minimum: float = 1e-2, iterations: int = 200) -> TwoParts:
     r"""Fit a narrow and a broad Gaussian to residuals, all of them together, by maximum likelihood.
 
-    .. math:: (1 - \epsilon)\, \mathcal{N}(u; 0, a^2) + \epsilon\, \mathcal{N}(u; 0, b^2), \qquad a < b
+    .. math:: (1 - \epsilon)\, \mathcal{N}(u; 0, a^2) + \epsilon\, \mathcal{N}(u; 0, b^2), \qquad b \ge 2 a,\
+              \epsilon \le 1/2
+
+    The two constraints say which part is the dirt: at least twice as broad, and never the majority.
 
     Args:
         residual: any shape, finite, in any one unit. minimum: a stays above it, so that residuals which are zero to
@@ -59,21 +62,35 @@ def two_parts(residual: Tensor, *, minimum: float = 1e-2, iterations: int = 200)
     square = residual.detach().double().square()
     narrow = max(minimum, math.sqrt(float(square.median())) / 0.6745)
     broad, share, history = 5 * narrow, 0.05, list[float]()
-    log_clean = torch.zeros_like(square)
     for _ in range(iterations):
-        clean = math.log1p(-share) - math.log(narrow) - square / (2 * narrow**2)
-        dirt = math.log(share) - math.log(broad) - square / (2 * broad**2)
-        both = torch.logaddexp(clean, dirt)
-        log_clean = clean - both
-        history.append(float(both.mean()) - 0.5 * math.log(2 * math.pi))
+        log_clean, both = _expectation(square, share, narrow, broad)
+        history.append(both)
         if len(history) > 1 and history[-1] - history[-2] < 1e-7:
             break
-        weight = 1 - log_clean.exp()
-        share = min(max(float(weight.mean()), 1e-6), 0.5)
-        # The minimum of b keeps the two parts apart where there is nothing broad to fit.
-        narrow = max(minimum, math.sqrt(float(((1 - weight) * square).sum() / (1 - weight).sum())))
-        broad = max(2 * narrow, math.sqrt(float((weight * square).sum() / weight.sum().clamp(min=1e-12))))
+        share, narrow, broad = _maximisation(square, 1 - log_clean.exp(), minimum)
+    else:
+        log_clean, both = _expectation(square, share, narrow, broad)
+        history.append(both)
     return TwoParts(log_clean, share, narrow, broad, history)
+
+
+def _expectation(square: Tensor, share: float, narrow: float, broad: float) -> tuple[Tensor, float]:
+    clean = math.log1p(-share) - math.log(narrow) - square / (2 * narrow**2)
+    dirt = math.log(share) - math.log(broad) - square / (2 * broad**2)
+    both = torch.logaddexp(clean, dirt)
+    return clean - both, float(both.mean()) - 0.5 * math.log(2 * math.pi)
+
+
+def _maximisation(square: Tensor, weight: Tensor, minimum: float) -> tuple[float, float, float]:
+    """The best share, narrow and broad for given weights of the broad part, b >= 2 a included."""
+    clean, dirt = 1 - weight, weight
+    narrow = math.sqrt(float((clean * square).sum() / clean.sum().clamp(min=1e-12)))
+    alone = math.sqrt(float((dirt * square).sum() / dirt.sum().clamp(min=1e-12)))
+    if alone < 2 * narrow:
+        # Where b = 2 a binds, one variance is fitted to both: clamping b alone would let the likelihood fall.
+        narrow = math.sqrt(float(((clean + dirt / 4) * square).mean()))
+    narrow = max(minimum, narrow)
+    return min(max(float(dirt.mean()), 1e-6), 0.5), narrow, max(2 * narrow, alone)
 
 
 def clean_log_probability(pair: Pair, x: Tensor, draws: int = 8, *, batch_size: int = 512, seed: int = 0) -> Tensor:

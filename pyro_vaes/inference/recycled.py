@@ -10,13 +10,16 @@ from pyro_vaes.inference.stock import Stock
 
 
 class _Likelihood(Messenger):
-    """Remember the distribution at the observed site ``x`` of whatever model runs inside."""
+    """Remember the distribution at the observed site ``x`` of whatever model runs inside, and its site ``mu``."""
 
     fn = None
+    mu = None
 
     def _pyro_post_sample(self, msg):
         if msg["name"] == "x" and msg["is_observed"]:
             self.fn = msg["fn"]
+        elif msg["name"] == "mu":
+            self.mu = msg["value"]
 
 
 class Recycled(nn.Module):
@@ -35,7 +38,8 @@ class Recycled(nn.Module):
             is a bound on data that are given; a network that may move its own data can move them to where the
             log-loss has no floor.
         clip: (low, high) to keep recycled data in, or None.
-        mean: hand on the likelihood's mean, the clean datum, instead of a draw.
+        mean: hand on the clean datum instead of a draw: the site ``mu`` where the model records one, since the mean of
+            its likelihood then includes the outlier, and the likelihood's mean elsewhere.
 
     Raises:
         InputError: for passes < 1, or under ``recycle_grad`` a likelihood that cannot be reparameterised, or one of
@@ -89,15 +93,19 @@ class Recycled(nn.Module):
             suffix = f"@{k}" if self.passes > 1 else ""
             terms |= {f"{name}{suffix}": term for name, term in loss.terms.items()}
             if k < self.passes:
-                x = self._draw(likelihood.fn, like=x)
+                x = self._next(likelihood, like=x)
         return Loss(torch.stack([loss.total for loss in losses]).sum(), terms, losses[0].bound)
 
-    def _draw(self, likelihood, like: Tensor) -> Tensor:
+    def _next(self, seen: _Likelihood, like: Tensor) -> Tensor:
+        likelihood = seen.fn
         if self.recycle_grad and not (self.mean or likelihood.has_rsample):
             raise InputError(f"recycle_grad needs a reparameterised likelihood, not {type(likelihood).__name__}")
         with torch.set_grad_enabled(self.recycle_grad):
-            draw = likelihood.rsample if self.recycle_grad else likelihood.sample
-            x = (likelihood.mean if self.mean else draw()).reshape(-1, *like.shape)[0]
+            if self.mean:
+                x = likelihood.mean if seen.mu is None else seen.mu
+            else:
+                x = likelihood.rsample() if self.recycle_grad else likelihood.sample()
+            x = x.reshape(-1, *like.shape)[0]
             # The mean is a tensor that the pass has made, with its history.
             x = x if self.recycle_grad else x.detach()
             return x if self.clip is None else x.clamp(*self.clip)
