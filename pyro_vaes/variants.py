@@ -210,7 +210,7 @@ def t_vae(
     """
     check_sizes(data_dim, latent_dim, hidden)
     decoder = _decoder(latent_dim, hidden, data_dim, real)
-    scale = LearnedScale(data_dim, start=max(0.1, 2 * minimum), minimum=minimum)
+    scale = LearnedScale(data_dim, start=max(0.1, 2 * number("minimum", minimum, 1e-6)), minimum=minimum)
     dof = LearnedScale(1, start=1.0, minimum=1e-2)
     model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugatePrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
@@ -237,10 +237,15 @@ def rvae(
     ELBO(exact=('w',))
     """
     check_sizes(data_dim, latent_dim, hidden)
-    if not 0 < number("alpha", alpha) < 1:
-        raise InputError(f"alpha is {alpha}: it must be between 0 and 1")
+    if not 1e-6 <= number("alpha", alpha) <= 1 - 1e-6:
+        raise InputError(f"alpha is {alpha}: it must be between 0 and 1, a millionth away from both")
     decoder = _decoder(latent_dim, hidden, data_dim, real=True)
-    parts = decoder, LearnedScale(data_dim, start=1.0, minimum=minimum), FixedScale(alpha), FixedScale(broad)
+    parts = (
+        decoder,
+        LearnedScale(data_dim, start=1.0, minimum=number("minimum", minimum, 1e-6)),
+        FixedScale(alpha),
+        FixedScale(broad),
+    )
     model = CellMixture(StandardPrior(latent_dim), *parts)
     guide = CellPosterior(GaussianEncoder(data_dim, hidden, latent_dim), *parts)
     return Pair(model, guide, ELBO({"z": beta}, exact=["w"]), name="rvae")
@@ -380,6 +385,8 @@ def variant(name: str) -> Callable[..., Pair]:
 
 
 def _decoder(latent_dim: int, hidden: Sequence[int], data_dim: int, real: bool) -> Decoder:
+    if not isinstance(real, bool):
+        raise InputError(f"real is {real!r}: it must be True or False")
     return Decoder(latent_dim, hidden, data_dim, output=nn.Identity if real else nn.Sigmoid)
 
 

@@ -71,7 +71,7 @@ def test_a_damaged_cell_is_computed_again(tmp_path, alone):
 def test_cells_of_another_protocol_are_refused(tmp_path):
     Cells(tmp_path / "cells", {"steps": 1})
     Cells(tmp_path / "cells", {"steps": 1})
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="other protocol"):
         Cells(tmp_path / "cells", {"steps": 2})
 
 
@@ -84,7 +84,7 @@ def test_no_result_without_every_cell(tmp_path, monkeypatch):
 
 
 def test_a_cell_that_is_not_finite_is_refused(tmp_path, alone):
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="finite value"):
         run(Cells(tmp_path / "cells", {}), lambda name, n: math.nan)
 
 
@@ -115,6 +115,89 @@ def test_processes_side_by_side_report_as_they_finish(tmp_path):
     found = run(Cells(tmp_path / "cells", {}))
     assert found == {setting: square(*setting) for setting in SETTINGS}
     assert json.loads((tmp_path / "cells/protocol.json").read_text())["protocol"] == {}
+
+
+def test_cells_of_no_known_protocol_are_refused(tmp_path):
+    cells = Cells(tmp_path / "cells", {"steps": 1})
+    cells.keep(("a", 0), 1, seconds=1.0)
+    (cells.folder / "protocol.json").unlink()
+    del cells
+    with pytest.raises(InputError, match="other protocol"):
+        Cells(tmp_path / "cells", {"steps": 1})
+
+
+def test_cells_of_other_data_are_refused(tmp_path):
+    Cells(tmp_path / "cells", {}, tmp_path / "here")
+    Cells(tmp_path / "cells", {}, tmp_path / "here")
+    with pytest.raises(InputError, match="other root"):
+        Cells(tmp_path / "cells", {}, tmp_path / "there")
+
+
+def test_one_run_at_a_time(tmp_path):
+    first = Cells(tmp_path / "cells", {})
+    with pytest.raises(InputError, match="another run uses"):
+        Cells(tmp_path / "cells", {})
+    del first
+    Cells(tmp_path / "cells", {})
+
+
+def test_what_is_discarded_and_what_stays(tmp_path):
+    cells = Cells(tmp_path / "cells", {})
+    cells.keep(("a", 0), 1, seconds=1.0)
+    cells.discard()
+    assert not cells.folder.exists()
+    cells = Cells(tmp_path / "others", {})
+    (cells.folder / "notes.txt").touch()
+    (cells.folder / "odd.json").write_text("5")
+    assert cells.seconds() == 0
+    cells.discard()
+    assert [path.name for path in cells.folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), math.inf, [math.nan]])
+def test_only_plain_finite_values_are_kept(tmp_path, value):
+    with pytest.raises(InputError, match=r"cell \('a',\)"):
+        Cells(tmp_path / "cells", {}).keep(("a",), value, seconds=0.0)
+
+
+def fails_or_waits(i):
+    import time
+
+    if i == 0:
+        time.sleep(1)
+        raise ValueError("the first cell fails")
+    time.sleep(0.3)
+    return i
+
+
+def test_a_cell_that_fails_stops_the_rest_and_loses_nothing():
+    from pyro_vaes.experiments.training import side_by_side
+
+    told = {}
+    with pytest.raises(ValueError, match="the first cell fails"):
+        side_by_side(fails_or_waits, [(i,) for i in range(40)], desc="cells", steps=0, done=told.__setitem__)
+    assert 0 < len(told) < 30
+    assert told == {(i,): i for (i,) in told}
+
+
+def ends_its_process(i):
+    import os
+
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_is_named(tmp_path):
+    from pyro_vaes.experiments.training import side_by_side
+
+    with pytest.raises(InputError, match="killed from outside"):
+        side_by_side(ends_its_process, [(0,)], desc="cells", steps=0)
+
+
+def test_results_hold_no_nan(tmp_path):
+    from pyro_vaes.experiments.record import record
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        record(tmp_path, "bad", "quick", {"mse": math.nan}, {})
 
 
 def test_interval_by_hand():

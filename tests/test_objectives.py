@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+import pyro_vaes as pv
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.variants import VARIANTS
 
@@ -477,3 +478,10 @@ def test_eq_8_is_twice_eq_20(name):
         trace, log_det = (scale**2).sum(), torch.log(scale**2).sum()
         eq_8 = trace - log_det + (loc**2).sum() + 2 * torch.log((x - decode(p, z)).abs()).sum()
         torch.testing.assert_close(2 * (loss - constant), eq_8 - K, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", [{"exact": ["nope"]}, {"beta": {"zz": 5.0}}])
+def test_sites_that_do_not_exist_are_named(objective):
+    pair, other = build("l2_vae"), batch()
+    with pytest.raises(pv.InputError, match="which the guide does not sample"):
+        pv.ELBO(**objective)(pair.model, pair.guide, other)

@@ -333,3 +333,9 @@ def test_gradients_see_edges_and_not_brightness():
     middle = one.reshape(9, 7, 7)[:, 3, 3]
     assert middle.tolist() == pytest.approx([1] + [0] * 8)
     assert turned.reshape(9, 7, 7)[:, 3, 3].argmax() == 4  # a quarter turn is four and a half of nine bins
+
+
+def test_drae_trains_through_a_last_batch_of_one_row():
+    pair = drae(4, 2, (5,))
+    fit(pair, torch.rand(13, 4), batch_size=12, steps=3, progress=False)
+    assert all(p.isfinite().all() for p in pair.parameters())

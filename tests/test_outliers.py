@@ -57,7 +57,7 @@ def test_residuals_that_are_zero_have_an_answer():
 
 @pytest.mark.parametrize("u", [torch.zeros(0), torch.tensor([1.0, float("nan")])])
 def test_bad_residuals_are_refused(u):
-    with pytest.raises(pv.InputError, match="finite and not empty"):
+    with pytest.raises(pv.InputError, match="must be finite and not empty"):
         two_parts(u)
 
 

@@ -173,3 +173,16 @@ def test_samples_repeat_and_differ_by_seed():
     assert not torch.equal(noisy, pv.sample(pair, 5, seed=0))
     with pytest.raises(pv.InputError, match="passes must be 1"):
         pv.sample(pair, 5, passes=2, noise=True)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_scores_close_together_or_far_from_one_are_split_as_any(scale):
+    from pyro_vaes.evaluation.detection import split
+
+    found = split(torch.tensor([0.0, 0.1, 0.9, 1.0]) * scale)
+    assert found.outlier.tolist() == [False, False, True, True]
+    assert found.explained == pytest.approx(1 - 0.01 / 0.82, rel=1e-5)
+    eps = torch.finfo(torch.float32).eps
+    near = split(torch.tensor([1 + eps, 1 + 2 * eps]))
+    assert near.outlier.tolist() == [False, True]
+    assert near.explained == 1.0

@@ -166,6 +166,8 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     check_scale(scale)
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, list(EXPERIMENTS))
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out} is a file: --out must be a folder")
     try:
         print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
     except KeyboardInterrupt:

@@ -87,9 +87,14 @@ def split(score: Tensor, neighbourhood: int = 1) -> Detected:
     tensor([False, False,  True,  True])
     """
     threshold = drae_threshold(score)
-    outlier = score > threshold
-    within = sum(group.var(correction=0) * len(group) for group in (score[outlier], score[~outlier]))
-    explained = 1 - float(within / (score.var(correction=0) * len(score)))
+    # In float64: a float32 comparison would round the threshold back on to a score; and centred and scaled, so that
+    # squares of scores that are tiny, huge or close together keep their digits.
+    exact = score.detach().double()
+    outlier = exact > threshold
+    unit = exact - exact.mean()
+    unit = unit / unit.abs().max()
+    within = sum(group.var(correction=0) * len(group) for group in (unit[outlier], unit[~outlier]))
+    explained = 1 - float(within / (unit.var(correction=0) * len(unit)))
     return Detected(score, threshold, outlier, explained, neighbourhood)
 
 

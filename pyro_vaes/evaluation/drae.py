@@ -62,13 +62,15 @@ def split(error: Tensor) -> tuple[Tensor, Tensor]:
     """Give the mean error of the inliers and the within-class share of the errors' variance, at the best threshold.
 
     Args:
-        error: (n,), n at least 2. Errors that are all the same have a share of 0.
+        error: (n,). One error, or errors that are all the same, have a share of 0.
 
     >>> mean, ratio = split(torch.tensor([5.0, 1.0, 1.0, 5.0, 1.0]))
     >>> mean.item(), ratio.item()
     (1.0, 0.0)
     """
     n = len(error)
+    if n < 2:  # the last batch of an epoch: nothing to split
+        return error.mean(), 0 * error.sum()
     with torch.no_grad():
         ordered = error.double().sort().values
         below = torch.arange(1, n, dtype=ordered.dtype, device=error.device)

@@ -65,7 +65,7 @@ def brier_skill(probability: Tensor, mask: Tensor) -> float:
     share, negative worse.
 
     Raises:
-        InputError: shapes differ, or ``mask`` has one value only.
+        InputError: shapes differ, ``mask`` is not bool or has one value only, or a value is no probability.
 
     Source: Brier (1950), against the climatology.
 
@@ -73,6 +73,8 @@ def brier_skill(probability: Tensor, mask: Tensor) -> float:
     0.5
     """
     _check(probability=probability, mask=mask)
+    if mask.dtype != torch.bool or not bool(((probability >= 0) & (probability <= 1)).all()):
+        raise InputError("probability must lie in [0, 1], and mask be bool")
     truth, p = mask.double(), probability.double()
     share = float(truth.mean())
     if not 0 < share < 1:

@@ -192,7 +192,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     sets = [name for name in SCALES[scale]["sets"] if clean_table(name, str(root)) is not None]
     protocol = {**SCALES[scale], **SHARED, "sets": sets, "methods": TRAINED}
-    cells = Cells(out / f"{NAME}.{scale}.cells", protocol)
+    cells = Cells(out / f"{NAME}.{scale}.cells", protocol, root)
     found = compute(
         partial(cell, scale=scale, root=str(root)), settings_of(scale, sets), cells, desc=NAME,
         steps=lambda setting: SCALES[scale]["steps"] if setting[0] in TRAINED else 0,

@@ -1,8 +1,11 @@
 """The cells of an experiment: each is computed once, kept at once, and none may be missing from a result."""
 
 import json
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +16,7 @@ from pyro_vaes.experiments.training import side_by_side
 from pyro_vaes.inference.checkpoint import write_atomically
 from pyro_vaes.inference.run import versions
 
+PROTOCOL, LOCK = "protocol.json", "lock"
 Setting = tuple[Any, ...]
 Together = Callable[[Sequence[Setting]], Sequence[Any]]
 
@@ -24,11 +28,13 @@ class Cells:
     refuses cells of another one.
 
     Args:
-        folder: where the cells are kept; made if it is missing.
+        folder: where the cells are kept; made if it is missing. One run at a time may use it.
         protocol: what all cells share (steps, networks, ...), as plain values.
+        root: where the data lie: other data are another protocol.
 
     Raises:
-        InputError: the folder holds cells of another protocol, or of other versions of the packages.
+        InputError: the folder holds cells of another protocol, or of other versions of the packages, or of none that is
+            known; another run uses it; or it cannot be made.
 
     >>> import tempfile
     >>> cells = Cells(Path(tempfile.mkdtemp()) / "cells", {"steps": 3})
@@ -37,25 +43,34 @@ class Cells:
     {('t_vae', 0): {'mse': 0.5}}
     """
 
-    def __init__(self, folder: Path, protocol: Mapping[str, Any]):
+    def __init__(self, folder: Path, protocol: Mapping[str, Any], root: Path | None = None):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp = json.loads(json.dumps({"protocol": protocol, "versions": versions()}))
-        file = folder / "protocol.json"
-        if not file.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+        weakref.finalize(self, os.close, _lock(folder))
+        # How many threads the parent has does not matter: a cell runs on one.
+        here = {name: version for name, version in versions().items() if name != "device" or "CPU" not in version}
+        stamp = {"protocol": protocol, "versions": here, "root": str(root.resolve()) if root else None}
+        stamp = json.loads(json.dumps(stamp))
+        file = folder / PROTOCOL
+        if not file.exists() and not self._files():
             write_atomically(file, json.dumps(stamp, indent=2).encode())
-        elif _read(file) != stamp:
-            raise InputError(f"{folder} holds cells of an unfinished run with other settings or versions: delete it")
+        elif (found := _read(file)) != stamp:
+            old = found if isinstance(found, dict) else {}
+            what = ", ".join(key for key in stamp if old.get(key) != stamp[key])
+            raise InputError(
+                f"{folder} holds cells of an unfinished run with other {what}: finish that one, or delete the folder"
+            )
 
     def keep(self, setting: Setting, value: Any, seconds: float) -> None:
         """Write one finished cell."""
         content = {"cell": list(setting), "seconds": seconds, "value": value}
         try:
             text = json.dumps(content, allow_nan=False)
-        except ValueError as error:
-            raise InputError(
-                f"the result of {self.folder.stem} cell {setting} has a value that is not finite"
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.folder.stem}: cell {setting} gave no plain, finite value: {error}") from error
         write_atomically(self._file(setting), text.encode())
 
     def kept(self, settings: Iterable[Setting]) -> dict[Setting, Any]:
@@ -69,14 +84,19 @@ class Cells:
 
     def seconds(self) -> float:
         """How long the cells took, added up."""
-        contents = (_read(file) for file in self.folder.glob("*.json"))
-        return round(sum(content["seconds"] for content in contents if content and "seconds" in content), 1)
+        contents = [_read(file) for file in self._files()]
+        return round(sum(c["seconds"] for c in contents if isinstance(c, dict) and c.get("seconds")), 1)
 
     def discard(self) -> None:
-        """Delete the cells, once the result that they make is written."""
-        for file in self.folder.glob("*.json"):
-            file.unlink()
-        self.folder.rmdir()
+        """Delete the cells, once the result that they make is written, and what says whose they are after them."""
+        for file in [*self._files(), self.folder / PROTOCOL, self.folder / LOCK]:
+            file.unlink(missing_ok=True)
+        # What somebody else put there stays.
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.folder.glob("*.json") if file.name != PROTOCOL]
 
     def _file(self, setting: Setting) -> Path:
         words = "-".join(str(part) for part in setting)
@@ -136,6 +156,21 @@ def compute(
     if absent:
         raise InputError(f"{desc}: {len(absent)} of {len(settings)} cells have no result, the first is {absent[0]}")
     return {setting: found[setting] for setting in settings}
+
+
+def _lock(folder: Path) -> int:
+    """Hold a lock that ends with this process, however it ends."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # not a system with such locks
+        pass
+    except OSError as error:
+        os.close(descriptor)
+        raise InputError(f"another run uses {folder}: wait for it, or give another --out") from error
+    return descriptor
 
 
 def _timed(cell: Callable[..., Any], *setting: Any) -> tuple[Any, float]:

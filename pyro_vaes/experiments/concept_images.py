@@ -105,7 +105,7 @@ def reproduce(out: Path, scale: str, root: Path, features: Features = FEATURES) 
     """
     settings = {**SCALES[scale], "features": list(features), "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
     _images(str(root), settings["split"])  # data that are missing are reported before any work starts
-    cells = Cells(out / f"{NAME}.{scale}.cells", settings)
+    cells = Cells(out / f"{NAME}.{scale}.cells", settings, root)
     shares, seeds = settings["shares"], settings["seeds"]
     sets = list(product(CONCEPTS, seeds))
     plan: dict[str, Any] = {"scale": scale, "root": str(root), "features": features}

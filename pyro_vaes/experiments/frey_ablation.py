@@ -60,7 +60,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     plan = {**SCALES[scale], "latent_dim": 10, "batch_size": 100, "level": TEST_LEVEL}
     load("frey", root=root)
-    cells = Cells(out / f"{NAME}.{scale}.cells", {**plan, "ways": WAYS})
+    cells = Cells(out / f"{NAME}.{scale}.cells", {**plan, "ways": WAYS}, root)
     slowest = sorted(WAYS, key=lambda way: -WAYS[way]["N"] * (1 if WAYS[way]["warm"] else 2))
     settings = [(way, seed) for way in slowest for seed in plan["seeds"]]
     known: dict[str, Any] = {"scale": scale, "root": str(root)}

@@ -68,7 +68,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     plan = {**SCALES[scale], "latent_dim": 10, "batch_size": 100}
     faces = load("frey", root=root)
     # Levels and seeds name the cells: more of them can be added to those that are kept.
-    cells = Cells(out / f"{NAME}.{scale}.cells", {k: v for k, v in plan.items() if k not in ("levels", "seeds")})
+    cells = Cells(out / f"{NAME}.{scale}.cells", {k: v for k, v in plan.items() if k not in ("levels", "seeds")}, root)
     # The slowest first, so that the last process does not work alone at the end.
     methods = sorted(LABELS, key=lambda name: name not in SLOWEST)
     settings = [(name, level, seed) for name in methods for level in plan["levels"] for seed in plan["seeds"]]

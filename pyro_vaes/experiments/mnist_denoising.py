@@ -68,7 +68,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     plan = {**SCALES[scale], "latent_dim": 30, "batch_size": 100, "corruption": CORRUPTION}
     digits = load("mnist", root=root)
-    cells = Cells(out / f"{NAME}.{scale}.cells", plan)
+    cells = Cells(out / f"{NAME}.{scale}.cells", plan, root)
     settings = [(run, seed) for run in RUNS for seed in plan["seeds"]]
     known: dict[str, Any] = {"scale": scale, "root": str(root)}
     total = plan["steps"] + plan["more"]

@@ -83,7 +83,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     settings = {**SCALES[scale], "networks": SHAPE, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
     draw(0, str(root))  # data that are missing are reported before any work starts
-    cells = Cells(out / f"{NAME}.{scale}.cells", settings)
+    cells = Cells(out / f"{NAME}.{scale}.cells", settings, root)
     found = compute(
         partial(cell, scale=scale, root=str(root)),
         [(name, seed) for name in METHODS for seed in settings["seeds"]],

@@ -65,14 +65,6 @@ def result_table(path: Path) -> str:
         f"on {versions['device']}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}. "
         f"From `results/{path.name}`.*"
     )
-    return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
-    settings = result.get("settings", result)
-    versions = result["versions"]
-    made = (
-        f"*{result['scale']} scale, {settings['steps']:,} steps, seeds {settings['seeds']}, {result['seconds']:.0f} s "
-        f"on {versions['device']}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}. "
-        f"From `results/{path.name}`.*"
-    )
     return f"{TABLES[result['experiment']](result)}\n\n{made}"
 
 

@@ -28,7 +28,7 @@ def record(folder: str | Path, name: str, scale: str, result: dict[str, Any], fi
         write_atomically(folder / f"{name}.{scale}.{figure_name}.png", png(figure))
     path = folder / f"{name}.{scale}.json"
     content = {"experiment": name, "scale": scale, "versions": versions(), **result}
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

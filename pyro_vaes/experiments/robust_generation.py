@@ -73,7 +73,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     settings: dict[str, Any] = SCALES[scale]
     at: dict[str, Any] = {"scale": scale, "root": str(root)}
     digits, _ = data(scale, str(root))
-    cells = Cells(out / f"{NAME}.{scale}.cells", settings)
+    cells = Cells(out / f"{NAME}.{scale}.cells", settings, root)
     found = compute(
         partial(cell, **at),
         [(name, dirt, seed) for name in LABELS for dirt in DIRT for seed in settings["seeds"]],

@@ -98,7 +98,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     subjects, seeds, shares = (settings[key] for key in ("subjects", "seeds", "shares"))
     sets = {subject: data(subject, scale, str(root)) for subject in subjects}
     grid = [(way, share) for way in WAYS for share in shares]
-    cells = Cells(out / f"{NAME}.{scale}.cells", settings)
+    cells = Cells(out / f"{NAME}.{scale}.cells", settings, root)
     found = compute(
         partial(cell, **at),
         [(m, s, w, share, seed) for m in LABELS for s in subjects for w, share in grid for seed in seeds]

@@ -4,14 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vaes.errors import InputError
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.state import warm_start
 from pyro_vaes.pair import Pair
@@ -83,7 +85,9 @@ def trained_together(
     pairs = [untrained(name, x.shape[1], each, seed) for x, each, seed in cells]
     for pair, from_ in zip(pairs, start or [], strict=bool(start)):
         warm_start(pair, from_)
-    fit(pairs, list(data), seed=list(seeds), progress=False, **plan)
+    plan = {"progress": False, "on_step": _tick, **plan}
+    if any(history.interrupted is not None for history in fit(pairs, list(data), seed=list(seeds), **plan)):
+        raise KeyboardInterrupt
     return pairs
 
 
@@ -132,39 +136,62 @@ def side_by_side(
 
     Args:
         steps: of all settings together, for the bar.
-        done: is told every setting and its value as soon as it is finished.
+        done: is told every setting and its value as soon as it is finished; on an interrupt too, of those that are.
+
+    Raises:
+        InputError: a process was killed from outside.
     """
     # Spawned, not forked: a forked copy of torch's threads can hang.
     context = multiprocessing.get_context("spawn")
     ticks, stop = context.Value("q", 0), context.Event()
-    with (
-        tqdm(total=steps, desc=desc, unit="step", mininterval=0.5) as bar,
-        ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks, stop)) as pool,
-    ):
-        futures = {pool.submit(cell, *setting): setting for setting in settings}
-        pending = set(futures)
+    pool = ProcessPoolExecutor(os.cpu_count(), context, initializer=_begin, initargs=(ticks, stop))
+    told: set[Future] = set()
+
+    def tell(futures: Iterable[Future]) -> None:
+        for future in futures:
+            value = future.result()
+            if done is not None and future not in told:
+                done(submitted[future], value)
+            told.add(future)
+
+    submitted = _submitted(pool, cell, settings)
+    pending = set(submitted)
+    with tqdm(total=steps, desc=desc, unit="step", mininterval=0.5) as bar:
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(ticks.value - bar.n)
                 # Cells that take no training steps show here.
                 bar.set_postfix_str(f"{len(settings) - len(pending)} of {len(settings)} cells", refresh=False)
-                for future in finished:
-                    value = future.result()
-                    if done is not None:
-                        done(futures[future], value)
-        except BaseException:
+                tell(finished)
+        except BaseException as error:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Waits for the cells that run and know no stop; what is queued is given up.
+            pool.shutdown(wait=True, cancel_futures=True)
+            tell(f for f in submitted if f.done() and not f.cancelled() and f.exception() is None)
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(f"{desc}: a process was killed from outside, perhaps for want of memory") from error
             raise
-    return {setting: future.result() for future, setting in futures.items()}
+    pool.shutdown()
+    return {submitted[future]: future.result() for future in submitted}
+
+
+def _submitted(
+    pool: ProcessPoolExecutor, cell: Callable[..., Any], settings: Sequence[tuple[Any, ...]]
+) -> dict[Future, tuple[Any, ...]]:
+    """Hand all cells to the pool, whose processes start deaf to Ctrl-C: it reaches all of them, the parent decides."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        return {pool.submit(cell, *setting): setting for setting in settings}
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _begin(ticks: Any, stop: Any) -> None:
     global _ticks, _stop
     _ticks, _stop = ticks, stop
-    # Ctrl-C reaches every process of the terminal; the parent alone decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, number
 
 HELD, FAILED, UNTESTED = "held", "did not hold", "not tested"
 
@@ -28,6 +28,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     """
     from scipy.stats import t
 
+    if not 0 < number("confidence", confidence) < 1:
+        raise InputError(f"confidence is {confidence}: it must be between 0 and 1")
     v = np.asarray(values, dtype=float)
     if v.ndim != 1 or len(v) < 2 or not np.isfinite(v).all():
         raise InputError(f"an interval needs at least two finite values, not {list(values)}")
@@ -74,8 +76,10 @@ def verdict_rows(result: dict[str, Any]) -> list[list[object]]:
     """
     rows: list[list[object]] = []
     for v in result.get("verdicts", []):
-        found = v.get("why") or _gain(v)
-        rows.append([v["claim"], v["source"], f"**{v['verdict']}**" if v["verdict"] == HELD else v["verdict"], found])
+        found = v["why"] if "why" in v else _gain(v)
+        # A bar ends a cell in Markdown.
+        claim = v["claim"].replace("|", "\\|")
+        rows.append([claim, v["source"], f"**{v['verdict']}**" if v["verdict"] == HELD else v["verdict"], found])
     return rows
 
 

@@ -116,7 +116,7 @@ class ELBO(nn.Module):
         for value in beta.values() if isinstance(beta, Mapping) else [beta]:
             number("beta", value)
         for name, sites in (("sampled", sampled), ("exact", exact)):
-            if isinstance(sites, str):
+            if isinstance(sites, str) or not isinstance(sites, Sequence):
                 raise InputError(f"{name} is {sites!r}: it must be a list of sites")
         weighed = sorted(set(exact) & set(beta)) if isinstance(beta, Mapping) else []
         if weighed:
@@ -138,6 +138,7 @@ class ELBO(nn.Module):
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         q, p = self._traces(model, guide, x, y, size)
+        self._known([name for name, site in q.nodes.items() if site["type"] == "sample"])
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)
         for name, site in p.nodes.items():
@@ -148,6 +149,14 @@ class ELBO(nn.Module):
             bound = bound - term.detach()
             terms[name] = self._weighted(name, term) if name in q.nodes and not exact else term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
+
+    def _known(self, sites: list[str]) -> None:
+        """A site that is named and not there would silently be treated like any other."""
+        given = self._given if isinstance(self._given, Mapping) else {}
+        for name, named in (("exact", self.exact), ("beta", tuple(given))):
+            for site in named:
+                if site not in sites:
+                    raise InputError(f"{name} names the site {site!r}, which the guide does not sample: it has {sites}")
 
     def _weighted(self, site: str, term: Tensor) -> Tensor:
         beta = self.beta.get(site) if isinstance(self.beta, Settings) else self.beta

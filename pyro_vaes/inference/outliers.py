@@ -57,8 +57,8 @@ def two_parts(residual: Tensor, *, minimum: float = 1e-2, iterations: int = 200)
     """
     number("minimum", minimum, open_low=True)
     whole("iterations", iterations)
-    if residual.numel() == 0 or not bool(residual.isfinite().all()):
-        raise InputError(f"residual has shape {tuple(residual.shape)}: it must be finite and not empty")
+    if residual.numel() == 0 or not bool(residual.double().square().isfinite().all()):
+        raise InputError(f"residual has shape {tuple(residual.shape)}: it and its squares must be finite and not empty")
     square = residual.detach().double().square()
     narrow = max(minimum, math.sqrt(float(square.median())) / 0.6745)
     broad, share, history = 5 * narrow, 0.05, list[float]()

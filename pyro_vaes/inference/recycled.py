@@ -1,5 +1,7 @@
 """Recycling: what the model made of a datum goes in again as a new datum."""
 
+from typing import Any
+
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -12,8 +14,8 @@ from pyro_vaes.inference.stock import Stock
 class _Likelihood(Messenger):
     """Remember the distribution at the observed site ``x`` of whatever model runs inside, and its site ``mu``."""
 
-    fn = None
-    mu = None
+    fn: Any = None
+    mu: Tensor | None = None
 
     def _pyro_post_sample(self, msg):
         if msg["name"] == "x" and msg["is_observed"]:
@@ -67,6 +69,9 @@ class Recycled(nn.Module):
         mean: bool = False,
     ):
         whole("passes", passes)
+        for name, flag in (("recycle_grad", recycle_grad), ("mean", mean)):
+            if not isinstance(flag, bool):
+                raise InputError(f"{name} is {flag!r}: it must be True or False")
         if not callable(objective):
             raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
         if clip is not None and not (len(clip) == 2 and clip[0] < clip[1]):
