@@ -85,4 +85,4 @@ def verdict_rows(result: dict[str, Any]) -> list[list[object]]:
 
 def _gain(v: dict[str, Any]) -> str:
     low, high = v["interval"]
-    return f"{v['gain']:+.3g} ({low:+.3g} to {high:+.3g}), {v['seeds']} {v['per']}"
+    return f"{v['gain']:+.3g} ({low:+.3g} to {high:+.3g}), {v['seeds']} {v.get('per', 'seeds')}"
