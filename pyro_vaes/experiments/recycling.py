@@ -64,7 +64,7 @@ T_WAYS = (
 BASES = {"ic_vae": ("indexed_ic_vae", tuple(WAYS)), "t_vae": ("t_vae", T_WAYS)}
 LABELS = {"ic_vae": "iC", "t_vae": "t"}
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2000, "seeds": [0, 1, 2]},
+    "quick": {"steps": 1500, "seeds": [0, 1, 2]},
     "paper": {"steps": 6000, "seeds": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]},
 }
 
