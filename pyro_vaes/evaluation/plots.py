@@ -133,7 +133,8 @@ def curves(
             ax.annotate(
                 name, (x[-1], values[-1]), (x[-1] + 0.03 * (x[-1] - x[0]), end), fontsize=8, color=colour, va="center"
             )
-        ax.set_title(title, fontsize=10, loc="left", color=NEUTRAL)
+        # A panel holds some 60 characters of 10 points.
+        ax.set_title(title, fontsize=min(10, 600 / max(1, len(title))), loc="left", color=NEUTRAL)
         ax.set_xlabel(xlabel, fontsize=9), ax.set_ylabel(ylabel, fontsize=9)
         ax.set_xlim(x[0], x[-1] + 0.24 * (x[-1] - x[0]))
         ax.set_xticks(list(x))
