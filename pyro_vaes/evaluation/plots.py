@@ -106,6 +106,7 @@ def curves(
     xlabel: str,
     ylabel: str,
     bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    bottoms: Sequence[float] | None = None,
     **panels: Any,
 ) -> Figure:
     """Draw methods as lines over a setting, in one panel, or in one per entry of ``panels`` (name -> lines).
@@ -114,6 +115,7 @@ def curves(
 
     Args:
         bands: name -> (low, high) at each point, a confidence interval that is shaded.
+        bottoms: where the axis of each panel begins, zero by default.
 
     >>> curves([1, 2], {"a": [1.0, 2.0]}, titles=["t"], xlabel="x", ylabel="y").axes[0].get_title(loc="left")
     't'
@@ -121,10 +123,10 @@ def curves(
     groups = [lines, *panels.values()]
     figure = Figure(figsize=(5.6 * len(groups), 4.4), dpi=160, layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
-    for ax, group, title in zip(axes, groups, titles, strict=True):
+    for ax, group, title, bottom in zip(axes, groups, titles, bottoms or [0.0] * len(groups), strict=True):
         shown = [v for values in group.values() for v in values]
         shown += [high for name in group for _, high in (bands or {}).get(name, ())]
-        ends = _spread([values[-1] for values in group.values()], shown)
+        ends = _spread([values[-1] for values in group.values()], shown, bottom)
         for i, ((name, values), end) in enumerate(zip(group.items(), ends, strict=True)):
             colour = f"C{i}"
             ax.plot(x, values, marker="o", markersize=3, linewidth=1.5, color=colour)
@@ -140,13 +142,13 @@ def curves(
         ax.set_xticks(list(x))
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=bottom)
     return figure
 
 
-def _spread(ends: Sequence[float], values: Sequence[float]) -> list[float]:
+def _spread(ends: Sequence[float], values: Sequence[float], bottom: float = 0.0) -> list[float]:
     """Move labels apart until none covers another."""
-    gap = 0.045 * max(values)
+    gap = 0.045 * (max(values) - bottom)
     order = sorted(range(len(ends)), key=lambda i: ends[i])
     placed: dict[int, float] = {}
     last = -math.inf

@@ -227,19 +227,18 @@ def _figure(result: dict[str, Any], of: str, scale: str) -> Figure:
             bands[method.label + blank] = [(low, high) for _, low, high in ends]
     panels["own inlier f1"]["nothing flagged"] = [flag_nothing(share) for share in shares]
     how = f"{scale} scale, {result['settings']['steps']:,} steps, seeds {result['settings']['seeds']}"
-    figure = curves(
+    # Nothing comes near to zero there, where every method keeps most inliers.
+    lowest = min(low for name, ends in bands.items() if not name.endswith(" ") for low, _ in ends)
+    return curves(
         shares,
         panels["own inlier f1"],
         titles=[f"Ten CIFAR-10 concepts, {of}: F1 of the inliers", f"F1 of the strangers ({how})"],
         xlabel="strangers in the set (%)",
         ylabel="F1 score, nothing chosen with labels",
         bands=bands,
+        bottoms=[max(0.0, min(0.4, lowest)), 0.0],
         strangers=panels["own f1"],
     )
-    # Nothing comes near to zero there, where every method keeps most inliers.
-    lowest = min(low for name, ends in bands.items() if not name.endswith(" ") for low, _ in ends)
-    figure.axes[0].set_ylim(bottom=max(0.0, min(0.4, lowest)))
-    return figure
 
 
 def table(result: dict[str, Any]) -> str:
