@@ -1,28 +1,18 @@
-"""All variants on one page: each is a model p, a guide q and an objective.
+"""The robust variants, for dirty data without labels, and the autoencoders and recycled ones they are compared with."""
 
-Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, entries of the code) and ``hidden`` (the
-encoder's widths from x inwards; the decoder's are their mirror image), and gives a :class:`~pyro_vaes.pair.Pair`.
-Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise; where
-there is an argument ``real``, True takes real numbers, with a mean mu(z) that is not squashed. S0 is
-Wang, Dai, Hua, Aston & Wipf, "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
-Presence of Outliers" (2018); S3 are tutorial slides on the theory of VAEs; S4 a course report on the classical ones.
-A new variant touches three places: see CONTRIBUTING.md.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 from torch import nn
 
-from pyro_vaes.errors import InputError, number, unknown, whole
-from pyro_vaes.guides.amortised import AmortisedDelta, AmortisedNormal
+from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.guides.amortised import AmortisedDelta
 from pyro_vaes.guides.cell_posterior import CellPosterior
 from pyro_vaes.guides.datum_precision import ConjugateDatumPrecision
 from pyro_vaes.guides.outlier import OutlierDelta
 from pyro_vaes.guides.precision import ConjugatePrecision
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.inference.recycled import Recycled
-from pyro_vaes.models.bernoulli import LatentBernoulli
 from pyro_vaes.models.cell_mixture import CellMixture
 from pyro_vaes.models.datum_precision import DatumPrecision
 from pyro_vaes.models.gaussian import LatentGaussian
@@ -31,90 +21,10 @@ from pyro_vaes.models.prior import StandardPrior
 from pyro_vaes.models.sparse_outlier import SparseOutlier
 from pyro_vaes.models.student_t import PrecisionMixture
 from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, PointEncoder, check_sizes
-from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale, floor_of
+from pyro_vaes.nn.scales import FixedScale, LearnedScale, floor_of
 from pyro_vaes.pair import Pair
-
-PIXELS = (0.0, 1.0)  # where a sigmoid mean can reach
-
-
-def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 1.0) -> Pair:
-    """p: z ~ N(0, I), x ~ Bernoulli(logits(z)) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1; Kingma & Welling 2014.
-
-    Data are binary, 0 or 1.
-
-    >>> vae(data_dim=4).name
-    'vae'
-    """
-    check_sizes(data_dim, latent_dim, hidden)
-    decoder = Decoder(latent_dim, hidden, data_dim, output=nn.Identity, activation=nn.Tanh)
-    model = LatentBernoulli(StandardPrior(latent_dim), decoder)
-    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
-    return Pair(model, guide, ELBO(beta), name="vae")
-
-
-def gaussian_vae(
-    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
-) -> Pair:
-    """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
-
-    One tanh layer. Departs from S4, whose tanh head cannot be a variance: sigma is softplus + ``minimum``, from a
-    network of its own.
-
-    >>> gaussian_vae(data_dim=4).name
-    'gaussian_vae'
-    """
-    check_sizes(data_dim, latent_dim, hidden)
-    decoder = Decoder(latent_dim, hidden, data_dim, activation=nn.Tanh)
-    scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
-    model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
-    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
-    return Pair(model, guide, ELBO(beta), range=PIXELS, name="gaussian_vae")
-
-
-def l2_vae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
-) -> Pair:
-    """p: z ~ N(0, I), x ~ N(mu(z), I) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(c).
-
-    >>> l2_vae(data_dim=4).name
-    'l2_vae'
-    """
-    check_sizes(data_dim, latent_dim, hidden)
-    decoder = _decoder(latent_dim, hidden, data_dim, real)
-    model = LatentGaussian(StandardPrior(latent_dim), decoder, FixedScale(1.0))
-    guide = _encoder_guide(data_dim, hidden, latent_dim)
-    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="l2_vae")
-
-
-def gamma_vae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
-) -> Pair:
-    """p: z ~ N(0, I), x ~ N(mu(z), gamma I), gamma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S3 II-IV.
-
-    Departs from S3: sqrt(gamma) stays above 0.001, because the density is unbounded as gamma -> 0.
-
-    >>> gamma_vae(data_dim=4).name
-    'gamma_vae'
-    """
-    check_sizes(data_dim, latent_dim, hidden)
-    scale = LearnedScale(1, start=0.3)
-    model = LatentGaussian(StandardPrior(latent_dim), _decoder(latent_dim, hidden, data_dim, real), scale)
-    guide = _encoder_guide(data_dim, hidden, latent_dim)
-    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="gamma_vae")
-
-
-def lc_vae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
-) -> Pair:
-    """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
-
-    >>> lc_vae(data_dim=4).name
-    'lc_vae'
-    """
-    check_sizes(data_dim, latent_dim, hidden)
-    scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
-    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="lc_vae")
+from pyro_vaes.variants.classical import l2_vae, lc_vae
+from pyro_vaes.variants.parts import PIXELS, decoder_of, encoder_guide
 
 
 def ic_vae(
@@ -137,7 +47,7 @@ def ic_vae(
     'ic_vae'
     """
     check_sizes(data_dim, latent_dim, hidden)
-    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    decoder = decoder_of(latent_dim, hidden, data_dim, real)
     model = SparseOutlier(StandardPrior(latent_dim), decoder, floor_of(floor, width, data_dim), width)
     guide = OutlierDelta(GaussianEncoder(data_dim, hidden, latent_dim), decoder, model.noise)
     return Pair(model, guide, ELBO({"z": beta}), range=None if real else PIXELS, name="ic_vae")
@@ -162,7 +72,7 @@ def indexed_ic_vae(
     check_sizes(data_dim, latent_dim, hidden)
     floor_net = floor_of(floor, width, data_dim)
     model = IndexConditional(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), floor_net, width)
-    return Pair(model, _encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="indexed_ic_vae")
+    return Pair(model, encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="indexed_ic_vae")
 
 
 def affine_ic_vae(
@@ -209,7 +119,7 @@ def t_vae(
     't_vae'
     """
     check_sizes(data_dim, latent_dim, hidden)
-    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    decoder = decoder_of(latent_dim, hidden, data_dim, real)
     scale = LearnedScale(data_dim, start=max(0.1, 2 * number("minimum", minimum, 1e-6)), minimum=minimum)
     dof = LearnedScale(1, start=1.0, minimum=1e-2)
     model = PrecisionMixture(StandardPrior(latent_dim), decoder, scale, dof)
@@ -239,7 +149,7 @@ def rvae(
     check_sizes(data_dim, latent_dim, hidden)
     if not 1e-6 <= number("alpha", alpha) <= 1 - 1e-6:
         raise InputError(f"alpha is {alpha}: it must be between 0 and 1, a millionth away from both")
-    decoder = _decoder(latent_dim, hidden, data_dim, real=True)
+    decoder = decoder_of(latent_dim, hidden, data_dim, real=True)
     parts = (
         decoder,
         LearnedScale(data_dim, start=1.0, minimum=number("minimum", minimum, 1e-6)),
@@ -265,7 +175,7 @@ def datum_t_vae(
     'datum_t_vae'
     """
     check_sizes(data_dim, latent_dim, hidden)
-    decoder = _decoder(latent_dim, hidden, data_dim, real)
+    decoder = decoder_of(latent_dim, hidden, data_dim, real)
     scale, dof = LearnedScale(1), LearnedScale(1, start=1.0, minimum=1e-2)
     model = DatumPrecision(StandardPrior(latent_dim), decoder, scale, dof)
     guide = ConjugateDatumPrecision(GaussianEncoder(data_dim, hidden, latent_dim), decoder, scale, dof)
@@ -360,38 +270,6 @@ def induced_ae(
     model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), floor_of(floor, 1.0, data_dim))
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
     return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), range=PIXELS, name="induced_ae")
-
-
-VARIANTS: dict[str, Callable[..., Pair]] = {
-    f.__name__: f
-    for f in (
-        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
-        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
-    )
-}  # fmt: skip
-
-
-def variant(name: str) -> Callable[..., Pair]:
-    """Look a variant up by name.
-
-    >>> variant("t_vea")
-    Traceback (most recent call last):
-        ...
-    pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, gaussian_vae, ...
-    """
-    if not isinstance(name, str) or name not in VARIANTS:
-        raise unknown("variant", str(name), list(VARIANTS))
-    return VARIANTS[name]
-
-
-def _decoder(latent_dim: int, hidden: Sequence[int], data_dim: int, real: bool) -> Decoder:
-    if not isinstance(real, bool):
-        raise InputError(f"real is {real!r}: it must be True or False")
-    return Decoder(latent_dim, hidden, data_dim, output=nn.Identity if real else nn.Sigmoid)
-
-
-def _encoder_guide(data_dim: int, hidden: Sequence[int], latent_dim: int) -> AmortisedNormal:
-    return AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim))
 
 
 def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad: bool) -> Pair:

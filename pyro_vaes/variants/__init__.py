@@ -1,0 +1,50 @@
+"""All variants on one page: each is a model p, a guide q and an objective.
+
+Every function takes ``data_dim`` (d, entries per datum), ``latent_dim`` (k, entries of the code) and ``hidden`` (the
+encoder's widths from x inwards; the decoder's are their mirror image), and gives a :class:`~pyro_vaes.pair.Pair`.
+Its docstring is a card: p | q | objective | source. Data are pixels in [0, 1] unless the card says otherwise; where
+there is an argument ``real``, True takes real numbers, with a mean mu(z) that is not squashed. S0 is
+Wang, Dai, Hua, Aston & Wipf, "Recurrent Variational Autoencoders for Learning Nonlinear Generative Models in the
+Presence of Outliers" (2018); S3 are tutorial slides on the theory of VAEs; S4 a course report on the classical ones.
+A new variant touches three places: see CONTRIBUTING.md.
+"""
+
+from collections.abc import Callable
+
+from pyro_vaes.errors import unknown
+from pyro_vaes.pair import Pair
+from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.robust import (
+    affine_ic_vae,
+    autoencoder,
+    datum_t_vae,
+    ic_vae,
+    indexed_ic_vae,
+    induced_ae,
+    r_l2_vae,
+    ric_vae,
+    rlc_vae,
+    rvae,
+    t_vae,
+)
+
+VARIANTS: dict[str, Callable[..., Pair]] = {
+    f.__name__: f
+    for f in (
+        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
+        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+    )
+}  # fmt: skip
+
+
+def variant(name: str) -> Callable[..., Pair]:
+    """Look a variant up by name.
+
+    >>> variant("t_vea")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, gaussian_vae, ...
+    """
+    if not isinstance(name, str) or name not in VARIANTS:
+        raise unknown("variant", str(name), list(VARIANTS))
+    return VARIANTS[name]

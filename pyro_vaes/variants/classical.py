@@ -1,0 +1,95 @@
+"""The classical variants: one code, one likelihood, the ELBO."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from pyro_vaes.guides.amortised import AmortisedNormal
+from pyro_vaes.inference.objective import ELBO
+from pyro_vaes.models.bernoulli import LatentBernoulli
+from pyro_vaes.models.gaussian import LatentGaussian
+from pyro_vaes.models.prior import StandardPrior
+from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, check_sizes
+from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale
+from pyro_vaes.pair import Pair
+from pyro_vaes.variants.parts import PIXELS, decoder_of, encoder_guide
+
+
+def vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 1.0) -> Pair:
+    """p: z ~ N(0, I), x ~ Bernoulli(logits(z)) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1; Kingma & Welling 2014.
+
+    Data are binary, 0 or 1.
+
+    >>> vae(data_dim=4).name
+    'vae'
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim, output=nn.Identity, activation=nn.Tanh)
+    model = LatentBernoulli(StandardPrior(latent_dim), decoder)
+    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
+    return Pair(model, guide, ELBO(beta), name="vae")
+
+
+def gaussian_vae(
+    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
+
+    One tanh layer. Departs from S4, whose tanh head cannot be a variance: sigma is softplus + ``minimum``, from a
+    network of its own.
+
+    >>> gaussian_vae(data_dim=4).name
+    'gaussian_vae'
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = Decoder(latent_dim, hidden, data_dim, activation=nn.Tanh)
+    scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
+    model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
+    guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
+    return Pair(model, guide, ELBO(beta), range=PIXELS, name="gaussian_vae")
+
+
+def l2_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), I) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(c).
+
+    >>> l2_vae(data_dim=4).name
+    'l2_vae'
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    decoder = decoder_of(latent_dim, hidden, data_dim, real)
+    model = LatentGaussian(StandardPrior(latent_dim), decoder, FixedScale(1.0))
+    guide = encoder_guide(data_dim, hidden, latent_dim)
+    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="l2_vae")
+
+
+def gamma_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), beta: float = 1.0, real: bool = False
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), gamma I), gamma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S3 II-IV.
+
+    Departs from S3: sqrt(gamma) stays above 0.001, because the density is unbounded as gamma -> 0.
+
+    >>> gamma_vae(data_dim=4).name
+    'gamma_vae'
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    scale = LearnedScale(1, start=0.3)
+    model = LatentGaussian(StandardPrior(latent_dim), decoder_of(latent_dim, hidden, data_dim, real), scale)
+    guide = encoder_guide(data_dim, hidden, latent_dim)
+    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="gamma_vae")
+
+
+def lc_vae(
+    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
+) -> Pair:
+    """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
+
+    >>> lc_vae(data_dim=4).name
+    'lc_vae'
+    """
+    check_sizes(data_dim, latent_dim, hidden)
+    scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
+    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
+    return Pair(model, encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="lc_vae")
