@@ -92,6 +92,8 @@ def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
 def active_units(pair: Pair, x: Tensor) -> int:
     r"""Count the entries of the code that the data move: those with :math:`\mathrm{Var}_x[\mu_z(x)] > 0.01`.
 
+    In a chain of codes ``z_1 ... z_L`` all layers are counted, each at the mean of those drawn before it.
+
     Source: Burda, Grosse & Salakhutdinov (2016), 5.2.
 
     >>> from pyro_vaes.variants import l2_vae
@@ -102,8 +104,10 @@ def active_units(pair: Pair, x: Tensor) -> int:
     means = []
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         for start in range(0, len(x), 512):
-            site: Any = poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512])).nodes["z"]
-            means.append(site["fn"].mean)
+            with _AtMean():
+                q: Any = poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512]))
+            codes = [site["fn"].mean for name, site in q.nodes.items() if name == "z" or name.startswith("z_")]
+            means.append(torch.cat(codes, -1))
     return int((torch.cat(means).var(0) > 0.01).sum())
 
 
