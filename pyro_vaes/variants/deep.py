@@ -64,7 +64,7 @@ def ladder_vae(
     beta: float = 1.0,
 ) -> Pair:
     """p: z_L ~ N(0, I), z_l ~ N(mu(z_{l+1}), sigma(z_{l+1})^2), x ~ Bernoulli(logits(z_1)) |
-    q: z_L ~ N(mu_L(x), sigma_L(x)^2), z_l ~ p(z_l | z_{l+1}) N(z_l; mu_l(x), sigma_l(x)^2) normalised | ELBO |
+    q: z_L ~ N(mu_L(x), sigma_L(x)^2), z_l ~ p(z_l) N(z_l; mu_l(x), sigma_l(x)^2), normalised | ELBO |
     Sonderby et al. 2016.
 
     One stochastic layer per width in ``hidden``. ``latent_dims``: the codes of all layers from x inwards, which then
