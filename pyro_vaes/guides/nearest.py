@@ -13,7 +13,7 @@ class NearestKnot(PyroModule):
     .. math:: q(z \mid x) = \mathcal{N}(z; t_{i(x)}, s_{i(x)}^2), \qquad i(x) = \arg\min_i \|x - v_i\|
 
     Args:
-        decoder: the model's own :class:`~pyro_vaes.nn.curve.Curve`: ``cell(x)`` (...) is i(x), ``knots`` (N,) are t.
+        decoder: the model's own :class:`~pyro_vaes.nn.curve.Curve`: ``cell(x)`` (...) is i(x), ``knot(i)`` is t_i.
         spread: gives the s_i, (N,), when called. No gradient passes through the choice of i.
 
     Source: the encoder of arbitrary complexity in Dai, Wang, Aston, Hua & Wipf (2018).
@@ -33,5 +33,5 @@ class NearestKnot(PyroModule):
     def forward(self, x=None, y=None, *, size=None):
         with data_plate(x, size):
             i = self.decoder.cell(x)
-            loc, scale = self.decoder.knots[i], self.spread()[i]
+            loc, scale = self.decoder.knot(i), self.spread()[i]
             return pyro.sample("z", dist.Normal(loc[..., None], scale[..., None]).to_event(1))

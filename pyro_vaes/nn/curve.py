@@ -26,8 +26,6 @@ class Curve(nn.Module):
     [0.0, 0.5, 1.0]
     """
 
-    knots: Tensor
-
     def __init__(self, points: Tensor, rest: float = 0.5):
         super().__init__()
         if points.dim() != 2 or len(points) < 2:
@@ -36,8 +34,6 @@ class Curve(nn.Module):
             raise InputError(f"rest is {rest}: it must be at least 0 and below 1")
         self.values = nn.Parameter(points.detach().clone())
         self.rest = rest
-        middles = (torch.arange(len(points), dtype=points.dtype) + 0.5) / len(points)
-        self.register_buffer("knots", torch.special.ndtri(middles))
 
     def forward(self, z: Tensor) -> Tensor:
         count = len(self.values)
@@ -52,3 +48,7 @@ class Curve(nn.Module):
         v = self.values.detach()
         # |x - v|^2 / 2 without |x|^2, which is the same for all points.
         return (v.square().sum(-1) / 2 - x @ v.T).argmin(-1)
+
+    def knot(self, cell: Tensor) -> Tensor:
+        """Give the code in the middle of a cell, by probability: (...) -> (...)."""
+        return torch.special.ndtri((cell.to(self.values.dtype) + 0.5) / len(self.values))
