@@ -17,9 +17,12 @@ SMALL = {
     "vae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "ic_vae": {"s"},
     "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"}, "rvae": {"w"},
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
+    "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
 }  # fmt: skip
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
 DISCRETE = {"rvae"}
+# Variants of binary data.
+BINARY = {"vae", "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae"}
 
 
 def make(name, **arguments):
@@ -29,7 +32,7 @@ def make(name, **arguments):
 
 def batch(name, rows=10):
     x = torch.rand(rows, D, generator=torch.Generator().manual_seed(2))
-    return (x > 0.5).float() if name == "vae" else x
+    return (x > 0.5).float() if name in BINARY else x
 
 
 def test_every_variant_has_a_row():

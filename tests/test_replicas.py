@@ -13,6 +13,7 @@ from pyro_vaes.inference.compile import describe
 from pyro_vaes.inference.shapes import EngineWarning
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 
+BINARY = {"vae", "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae"}
 OPTIONS = {"steps": 100, "batch_size": 7, "progress": False, "log_every": 10}
 
 
@@ -33,7 +34,7 @@ def assert_equal_runs(pair, other, history, expected, atol=1e-5):
 @pytest.mark.parametrize("name", pv.VARIANTS)
 def test_each_replica_is_the_run_of_its_seed(name, data):
     """Started from seed r, with the noise and the data order of seed r: equal to 1e-5 over 100 steps."""
-    x = (data > 0.5).float() if name == "vae" else data
+    x = (data > 0.5).float() if name in BINARY else data
     pairs = [make(r, name) for r in range(3)]
     histories = pv.fit(pairs, x, **OPTIONS, engine="graph")
     assert histories[0].engine.kind == "graph"

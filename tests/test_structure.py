@@ -58,7 +58,9 @@ def test_no_pyro_in_the_networks():
 
 @pytest.mark.parametrize("folder", ["models", "guides"])
 def test_every_program_is_used_by_a_variant(folder):
-    used = {type(part).__module__ for f in pv.VARIANTS.values() for part in f(data_dim=4).modules()}
+    # The spline's guide is that of the other flows, and zuko need not be there.
+    parts = [part for n, f in pv.VARIANTS.items() if n != "spline_vae" for part in f(data_dim=4).modules()]
+    used = {type(part).__module__ for part in parts}
     for path in (PACKAGE / folder).glob("[!_]*.py"):
         assert f"pyro_vaes.{folder}.{path.stem}" in used, f"no variant uses {path}"
 

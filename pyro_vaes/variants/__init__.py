@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pyro_vaes.errors import unknown
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.robust import (
     affine_ic_vae,
     autoencoder,
@@ -33,6 +34,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
     for f in (
         vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
         rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+        planar_vae, iaf_vae, spline_vae, mixture_vae, vamp_vae,
     )
 }  # fmt: skip
 
