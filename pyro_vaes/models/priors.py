@@ -50,7 +50,8 @@ class VampPrior(nn.Module):
 
     .. math:: p(z) = \frac{1}{C} \sum_{c=1}^{C} q(z \mid u_c), \qquad u_c = \mathrm{sigmoid}(a_c)
 
-    The best prior for a guide is its mean over the data; this is that mean over C pseudo-inputs.
+    The best prior for a guide is its mean over the data; this is that mean over C pseudo-inputs. From the grey start
+    they are nearly alike, so that the mixture may remain a single Gaussian: where data come in kinds, start at data.
 
     Args:
         encoder: u (..., d) -> (mu_z, sigma_z), the very encoder of the guide.
