@@ -11,7 +11,7 @@ from pyro_vaes.inference.hamiltonian import Ends, State, state_at, transition
 from pyro_vaes.pair import Pair
 
 ACCEPTANCE = 0.65
-FIRST_STEP, WARM_UP = 0.1, 20
+FIRST_STEP, WARM_UP = 0.1, 10
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def adapted(path: Path, settings: Annealing, chains: int, where: tuple[int, ...]
     .. math:: \log \epsilon_{t+1} = \log \epsilon_t + \bar a_t - 0.65
 
     The chains that find it are thrown away: a weight's transitions must not know the weight's own chain, or its
-    expectation is not p(x). Twenty trajectories at the first temperature precede.
+    expectation is not p(x). Ten trajectories at the first temperature precede.
 
     Source: Wu et al. (2017) adapt towards 65 % too, on the chains of the weights themselves, and by steps of 2 %.
     """

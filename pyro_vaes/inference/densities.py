@@ -9,7 +9,7 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -67,8 +67,12 @@ def family(site: Any) -> Any:
 
 def sampled(trace: poutine.Trace) -> dict[str, Any]:
     """The sites of a trace that have a density: recorded ones and subsamples have none."""
-    nodes: dict[str, Any] = prune_subsample_sites(trace).nodes
-    return {n: s for n, s in nodes.items() if s["type"] == "sample" and not s["infer"].get("_deterministic")}
+    nodes: dict[str, Any] = trace.nodes
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site)
+    }
 
 
 def run(
@@ -88,7 +92,7 @@ def draw_and_weigh(pair: Pair, x: Tensor, y: Tensor | None, particles: int) -> T
     r"""Draw from the guide and give log p(x, z) - log q(z | x) per draw and datum, (K, B), float64."""
     q = run(pair.guide, x, y, particles, {})
     p = run(pair.model, x, y, particles, {name: site["value"] for name, site in q.items()})
-    return _total(p, p, particles, x) - _total(q, q, particles, x)
+    return total(p, p, particles, x) - total(q, q, particles, x)
 
 
 def log_terms(pair: Pair, code: Code, values: Values, x: Tensor, y: Tensor | None, guide: bool = True) -> Terms:
@@ -111,13 +115,14 @@ def log_terms(pair: Pair, code: Code, values: Values, x: Tensor, y: Tensor | Non
     p = run(pair.model, x, y, particles, {**values, **drawn})
     data = [name for name in p if name not in code.free]
     return Terms(
-        _total(p, code.free, particles, x),
-        _total(p, data, particles, x) - _total(exact, exact, particles, x),
-        _total(q, code.free, particles, x) if guide else zeros,
+        total(p, code.free, particles, x),
+        total(p, data, particles, x) - total(exact, exact, particles, x),
+        total(q, code.free, particles, x) if guide else zeros,
     )
 
 
-def _total(sites: Mapping[str, Any], names, particles: int, x: Tensor) -> Tensor:
+def total(sites: Mapping[str, Any], names, particles: int, x: Tensor) -> Tensor:
+    """Sum the log-densities of the named sites, (K, B), float64."""
     total = torch.zeros(particles, len(x), dtype=torch.float64, device=x.device)
     for name in names:
         total = total + site_log_prob(sites[name])
