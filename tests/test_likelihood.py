@@ -171,6 +171,35 @@ def test_chunks_change_the_draws_and_nothing_else(monkeypatch):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("method", ["is", "ais"])
+def test_memory_is_bounded_by_chunk_and_batch(method, monkeypatch):
+    """However many draws and data: no pass through the programs is larger."""
+    from pyro_vaes.inference import densities
+
+    pair, _, x = imperfect_pair()
+    passes = []
+
+    def watched(program, x, y, particles, values, size=None, real=densities.run):
+        passes.append((particles, len(x)))
+        return real(program, x, y, particles, values, size)
+
+    monkeypatch.setattr(densities, "run", watched)
+    monkeypatch.setattr("pyro_vaes.inference.annealed.run", watched)
+    options = {"annealing": pv.Annealing(3, leapfrog=1)} if method == "ais" else {}
+    pv.log_likelihood(pair, x, method=method, samples=30, chunk=8, batch_size=9, **options)
+    work = [size for size in passes if size != (3, 2)]  # the rehearsal
+    assert max(particles for particles, _ in work) == 8
+    assert max(rows for _, rows in work) == 9
+
+
+def test_a_bar_is_shown_when_asked_for(capsys):
+    pair, _, x = imperfect_pair()
+    pv.log_likelihood(pair, x, samples=9, batch_size=20, progress=True)
+    assert "2/2" in capsys.readouterr().err
+    pv.log_likelihood(pair, x, samples=9)
+    assert capsys.readouterr().err == ""
+
+
 def test_weights_by_hand():
     """One draw's weight: log p(z) + log p(x | z) - log q(z | x), in other words."""
     pair, _, x = imperfect_pair()

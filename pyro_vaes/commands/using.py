@@ -186,6 +186,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     content = {**figures, "versions": folder.config.get("versions")}
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
     for name, value in figures.items():
+        if name.endswith("standard error"):
+            continue
         error = figures.get(f"{name.removesuffix(' (nats per datum)')}: Monte-Carlo standard error")
         spread = "" if error is None else f" +- {error:.4f}"
         print(f"{name}: {value:.4f}{spread}" if isinstance(value, float) else f"{name}: {value}")

@@ -71,7 +71,8 @@ def log_likelihood(
 
     Args:
         x: (N, d), in the pair's range, or uint8 pixels. y: what the pair is conditioned on, (N, ...), or None.
-        samples: S, at least 2: draws per datum, 1000 by default; for ``"ais"`` chains per datum, 16 by default.
+        samples: S, at least 2: draws per datum, 1000 by default; for ``"ais"`` chains per datum, 16 by default
+            (too few for a k-hat, which is then infinite).
         method: ``"is"``, or ``"ais"`` for Hamiltonian transitions along a path to p(x, z).
         annealing: the path, for ``"ais"``; :class:`~pyro_vaes.inference.annealed.Annealing` has the settings.
         chunk: draws, or chains, at a time. batch_size: data at a time.
