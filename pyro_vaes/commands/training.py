@@ -65,6 +65,8 @@ def do_fit(
     lr: float = 1e-3,
     schedule: str = "cosine",
     seed: int = 0,
+    optimiser: str = "adam",
+    betas: list[float] = [0.9, 0.999],  # noqa: B006 (read, never changed)
     binarise: float | None = None,
     root: str = "data",
     split: str = "train",
@@ -88,9 +90,11 @@ def do_fit(
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
         steps: optimiser steps.
         batch_size: rows per step.
-        lr: Adam's learning rate.
+        lr: the learning rate.
         schedule: cosine or constant.
         seed: of the parameters, the corruption, the data order and the noise.
+        optimiser: adam or adagrad.
+        betas: Adam's two weights, such as "[0.9,0.99]".
         binarise: make values above this one 1 and the others 0, for the Bernoulli variant.
         root: where data sets lie.
         split: train or test.
@@ -111,7 +115,10 @@ def do_fit(
         "source": locate_data(data), "root": root, "split": split, "limit": limit, "corrupt": corrupt,
         "binarise": binarise, "seed": seed,
     }  # fmt: skip
-    plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
+    plan: dict[str, Any] = {
+        "steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed,
+        "optimiser": optimiser, "betas": betas,
+    }  # fmt: skip
     Plan(**plan)
     dataset, x, _ = read_data(source, download)
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
