@@ -67,7 +67,7 @@ def do_fit(
     seed: int = 0,
     optimiser: str = "adam",
     betas: list[float] = [0.9, 0.999],  # noqa: B006 (read, never changed)
-    binarise: float | None = None,
+    binarise: float | str | None = None,
     root: str = "data",
     split: str = "train",
     limit: int | None = None,
@@ -95,7 +95,8 @@ def do_fit(
         seed: of the parameters, the corruption, the data order and the noise.
         optimiser: adam or adagrad.
         betas: Adam's two weights, such as "[0.9,0.99]".
-        binarise: make values above this one 1 and the others 0, for the Bernoulli variant.
+        binarise: for the Bernoulli variant: a threshold, above which values are 1; or dynamic (drawn anew at every
+            step), static (drawn once), threshold05, threshold0_inverted, gray (as they are).
         root: where data sets lie.
         split: train or test.
         limit: take this many rows only.
@@ -103,7 +104,7 @@ def do_fit(
         device: cpu, cuda, or auto.
         engine: eager, graph (traced), inductor (traced and compiled), or auto.
         schedules: settings that change on the way, '{"beta": [0, 1, 1000]}' for beta from 0 to 1 in 1000 steps.
-        augment: draw the data anew at every step, binarise or impulse:FRACTION.
+        augment: draw the data anew at every step, dynamic or impulse:FRACTION.
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
             rates: from Python).
         checkpoint_every: steps between checkpoints.
@@ -120,6 +121,7 @@ def do_fit(
         "optimiser": optimiser, "betas": betas,
     }  # fmt: skip
     Plan(**plan)
+    augment = _augment(binarise, augment)
     dataset, x, _ = read_data(source, download)
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     config = {
@@ -268,6 +270,21 @@ def _check_before(pair: "Pair", x: "Tensor", config: dict[str, Any]) -> None:
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"])
     whole("checkpoint_every", config["checkpoint_every"])
+
+
+def _augment(binarise: float | str | None, augment: str | None) -> str | None:
+    """The augmentation that a binarisation asks for; two that contradict each other are refused."""
+    from pyro_vaes.data.augment import DYNAMIC
+    from pyro_vaes.data.binarise import read_kind
+
+    if binarise is None:
+        return augment
+    kind = read_kind(binarise)
+    if kind == "dynamic" and augment not in (None, *DYNAMIC):
+        raise InputError(f"--binarise dynamic and --augment {augment}: a step draws its data in one way only")
+    if isinstance(kind, str) and kind != "dynamic" and augment in DYNAMIC:
+        raise InputError(f"--binarise {kind} and --augment {augment}, which is dynamic: choose one binarisation")
+    return "dynamic" if kind == "dynamic" else augment
 
 
 def _free(folder: Path) -> None:

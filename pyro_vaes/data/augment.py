@@ -10,6 +10,9 @@ from pyro_vaes.errors import InputError, number, unknown
 
 Augmentation = Callable[[Tensor], Tensor]
 
+#: Two names of one augmentation.
+DYNAMIC = ("dynamic", "binarise")
+
 
 @dataclass(frozen=True)
 class Binarise:
@@ -45,7 +48,7 @@ class Impulse:
 
 
 def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
-    """Read an augmentation: ``binarise``, ``impulse:0.4``, or a function of one's own.
+    """Read an augmentation: ``dynamic`` (or ``binarise``, the same), ``impulse:0.4``, or a function of one's own.
 
     Raises:
         InputError: for an unknown name or a bad number.
@@ -56,11 +59,11 @@ def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
     if spec is None or callable(spec):
         return spec
     name, _, argument = str(spec).partition(":")
-    if name == "binarise" and not argument:
+    if name in DYNAMIC and not argument:
         return Binarise()
     if name == "impulse":
         try:
             return Impulse(float(argument))
         except ValueError as error:
             raise InputError(f"augmentation {spec!r}: impulse:FRACTION, a number in [0, 1]") from error
-    raise unknown("augmentation", str(spec), ["binarise", "impulse:FRACTION"])
+    raise unknown("augmentation", str(spec), ["dynamic", "binarise", "impulse:FRACTION"])

@@ -63,7 +63,7 @@ def fit(
         replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.
         schedules: settings that change on the way, by name, as (start, end, steps) or a function of the step:
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
-        augment: fresh randomness in the data at every step: ``binarise``, ``impulse:0.4``, or a function of a batch.
+        augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
         chooses by
             the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
