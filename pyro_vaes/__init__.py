@@ -20,6 +20,7 @@ _HOMES = {
         "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
+    "pyro_vaes.inference.importance": ["ImportanceWeighted"],
     "pyro_vaes.inference.recycled": ["Recycled"],
     "pyro_vaes.inference.stock": ["Stock"],
     "pyro_vaes.inference.fit": ["fit"],

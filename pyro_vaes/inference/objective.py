@@ -1,7 +1,7 @@
 """The evidence lower bound, site by site."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import pyro.poutine as poutine
@@ -137,12 +137,12 @@ class ELBO(nn.Module):
         return f"ELBO({', '.join(changed)})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
-        q, p = self._traces(model, guide, x, y, size)
+        q, p = traces(model, guide, x, y, size, self.particles, self.exact)
         self._known([name for name, site in q.nodes.items() if site["type"] == "sample"])
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)
         for name, site in p.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
+            if site["type"] != "sample" or (site["infer"] or {}).get("_deterministic"):
                 continue
             exact = name in self.exact
             term = _site_term(name, site, q.nodes.get(name), exact or name in self.sampled, exact).sum() * per_datum
@@ -162,16 +162,29 @@ class ELBO(nn.Module):
         beta = self.beta.get(site) if isinstance(self.beta, Settings) else self.beta
         return term if beta is None else term * beta.to(term.dtype)
 
-    def _traces(self, model, guide, x, y, size):
-        if self.particles > 1:
-            # One draw per particle along dimension -2, left of the data plate.
-            particles = pyro.plate("particles", self.particles, dim=-2)
-            model, guide = particles(model), particles(guide)
-        # Outside of the particles, whose plate shapes the draw.
-        with _Constant(self.exact):
-            q = poutine.trace(guide).get_trace(x, y, size=size)
-        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, y, size=size)
-        return prune_subsample_sites(q), prune_subsample_sites(p)
+
+def traces(
+    model, guide, x, y, size, particles: int, constant: Sequence[str] = ()
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """Run the guide, and the model at the guide's draws.
+
+    Args:
+        particles: draws per datum, along dimension -2, left of the data plate.
+        constant: sites whose draw is cut from the parameters it was drawn with.
+    """
+    # Outside of the particles, whose plate shapes the draw.
+    with _Constant(constant):
+        q = trace_of(guide, x, y, size, particles)
+    return q, trace_of(model, x, y, size, particles, at=q)
+
+
+def trace_of(program, x, y, size, particles: int, at: poutine.Trace | None = None) -> poutine.Trace:
+    """Run one program on a batch, with the draws of another trace where it has them."""
+    if particles > 1:
+        program = pyro.plate("particles", particles, dim=-2)(program)
+    if at is not None:
+        program = poutine.replay(program, trace=at)
+    return prune_subsample_sites(poutine.trace(program).get_trace(x, y, size=size))
 
 
 class _Constant(Messenger):
@@ -186,7 +199,7 @@ class _Constant(Messenger):
             msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True
 
 
-def _site_term(name: str, p_site: dict, q_site: dict | None, sampled: bool, exact: bool) -> Tensor:
+def _site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
     """One site's cost, scaled and masked by its plates: KL for a latent site, -log p for an observed one."""
     p_fn = p_site["fn"]
     if q_site is None:
