@@ -21,6 +21,7 @@ _HOMES = {
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],
+    "pyro_vaes.inference.denoised": ["Denoised"],
     "pyro_vaes.inference.recycled": ["Recycled"],
     "pyro_vaes.inference.stock": ["Stock"],
     "pyro_vaes.inference.fit": ["fit"],

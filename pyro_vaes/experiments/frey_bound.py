@@ -175,18 +175,18 @@ def _figures(
     lowest = min(low for low, _ in bands["softplus"])
     figure = curves(
         LATENT,
-        {"log-variance = tanh": means["course_report"], "published (S4)": list(PUBLISHED.values())},
+        {"tanh head": means["course_report"], "published (S4)": list(PUBLISHED.values())},
         titles=[f"The report's head ({title}, 95 % bands)", "Softplus + 0.01: another scale"],
         xlabel="latent dimensions",
         ylabel="negative bound on held-out faces (nats)",
-        bands={"log-variance = tanh": bands["course_report"], "softplus + 0.01": bands["softplus"]},
+        bands={"tanh head": bands["course_report"], "softplus + 0.01": bands["softplus"]},
         bottoms=[SMALLEST - 1, lowest - 0.1 * abs(lowest)],
         softplus={"softplus + 0.01": means["softplus"]},
     )
     ax = figure.axes[0]
     ax.axhline(SMALLEST, color=NEUTRAL, linewidth=1, linestyle=":")
     ax.annotate(
-        f"smallest possible: {SMALLEST:.2f}", (LATENT[0], SMALLEST), (0, 4), textcoords="offset points", fontsize=8,
+        f"smallest possible: {SMALLEST:.2f}", (LATENT[0], SMALLEST), (6, 4), textcoords="offset points", fontsize=8,
         color=NEUTRAL,
     )  # fmt: skip
     pictures = {"held out": torch.tensor(shown[HEADS[0]]["held out"]) / 255}

@@ -88,6 +88,10 @@ class ELBO(nn.Module):
             constant, and the sampled terms add up to the marginal likelihood, its value and its gradient, without
             variance and without a score-function term. Nothing checks the claim: for another q the gradient is biased.
             No site of the guide may depend on w, and beta does not weigh it: its term is the data's.
+        free_bits: lambda, in nats per entry of a code. An entry whose KL, averaged over the batch, is below it costs
+            lambda all the same, so that nothing is gained by switching it off; a site whose entries have no closed
+            form is taken as a whole. None switches it off. It is the setting ``objective.free_bits``, and like beta
+            leaves the bound that is shown as it is.
 
     Every other latent site must be reparameterised (or a point mass); for others wrap one of Pyro's own estimators in
     :class:`~pyro_vaes.inference.stock.Stock`.
@@ -95,7 +99,8 @@ class ELBO(nn.Module):
     Raises:
         InputError: for particles < 1, a negative beta, a beta of an exact site, a site that cannot be reparameterised.
 
-    Source: Kingma & Welling (2014), Eq. 7 and 10; beta: Higgins et al. (2017), Eq. 4.
+    Source: Kingma & Welling (2014), Eq. 7 and 10; beta: Higgins et al. (2017), Eq. 4, where beta = 1 is the bound; free
+    bits: Kingma et al. (2016), Eq. 15, with single entries as groups.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> _ = torch.manual_seed(0)
@@ -111,6 +116,7 @@ class ELBO(nn.Module):
         particles: int = 1,
         sampled: Sequence[str] = (),
         exact: Sequence[str] = (),
+        free_bits: float | None = None,
     ):
         whole("particles", particles)
         for value in beta.values() if isinstance(beta, Mapping) else [beta]:
@@ -123,6 +129,9 @@ class ELBO(nn.Module):
             raise InputError(f"beta weighs site {weighed[0]!r}, which is exact: its term is the data's")
         super().__init__()
         self._given, self.particles, self.sampled, self.exact = beta, particles, tuple(sampled), tuple(exact)
+        self._free = None if free_bits is None else number("free_bits", free_bits)
+        if free_bits is not None:
+            self.register_buffer("free_bits", setting(free_bits), persistent=False)
         if isinstance(beta, Mapping):
             self.beta = Settings(beta)
         else:
@@ -131,7 +140,7 @@ class ELBO(nn.Module):
     def __repr__(self) -> str:
         values = {
             "beta": (self._given, 1.0), "particles": (self.particles, 1), "sampled": (self.sampled, ()),
-            "exact": (self.exact, ()),
+            "exact": (self.exact, ()), "free_bits": (self._free, None),
         }  # fmt: skip
         changed = [f"{k}={v!r}" for k, (v, default) in values.items() if v not in (default, {"z": default})]
         return f"ELBO({', '.join(changed)})"
@@ -147,7 +156,9 @@ class ELBO(nn.Module):
             exact = name in self.exact
             term = _site_term(name, site, q.nodes.get(name), exact or name in self.sampled, exact).sum() * per_datum
             bound = bound - term.detach()
-            terms[name] = self._weighted(name, term) if name in q.nodes and not exact else term
+            if name in q.nodes and not exact:
+                term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum))
+            terms[name] = term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
 
     def _known(self, sites: list[str]) -> None:
@@ -157,6 +168,21 @@ class ELBO(nn.Module):
             for site in named:
                 if site not in sites:
                     raise InputError(f"{name} names the site {site!r}, which the guide does not sample: it has {sites}")
+
+    def _floored(self, term: Tensor, p_site: Any, q_site: Any, per_datum: float) -> Tensor:
+        """Let no entry of a code cost less than its free bits."""
+        if self._free is None:
+            return term
+        entries = term.reshape(1)
+        try:
+            kl = kl_divergence(q_site["fn"].base_dist, p_site["fn"].base_dist)
+            mask = p_site["mask"][..., None] if isinstance(p_site["mask"], Tensor) else p_site["mask"]
+            if q_site["name"] not in self.sampled and kl.shape == q_site["value"].shape:
+                entries = scale_and_mask(kl, p_site["scale"], mask).flatten(0, -2).sum(0) * per_datum
+        except (AttributeError, NotImplementedError):
+            pass  # no closed form entry by entry
+        free = self.free_bits.to(term.dtype) * (q_site["value"].shape[-1] / entries.shape[-1])
+        return torch.maximum(entries, free).sum()
 
     def _weighted(self, site: str, term: Tensor) -> Tensor:
         beta = self.beta.get(site) if isinstance(self.beta, Settings) else self.beta
