@@ -2,8 +2,8 @@
 
 Protocol: digits as the report has them, ``threshold0_inverted``: ink 0, paper 1 (its sentence, taken literally, would
 leave nothing of any digit); 60,000 to train, 10,000 to test; N_z in {3, 5, 10, 20, 200}; batches of 100. *VAE*: one
-tanh layer of 500, Adagrad, the rate picked from {0.1, 0.02, 0.01} by a tenth of the steps on 5,000 training digits held back
-for it. *VAE tuned*: ReLU, Adam with beta_2 = 0.99, rate 0.001 (0.01 for N_z = 3). *CNN*: two convolutions and two
+tanh layer of 500, Adagrad, the rate picked from {0.1, 0.02, 0.01} by a tenth of the steps on 5,000 training digits held
+back for it. *VAE tuned*: ReLU, Adam with beta_2 = 0.99, rate 0.001 (0.01 for N_z = 3). *CNN*: two convolutions and two
 deconvolutions, rate 0.01 (0.001 for N_z = 200). *IWAE*: two stochastic layers, 200 and 100 tanh units, K = 50, rate
 0.001. *DVAE* (salt and pepper, 0.05), *beta-VAE* (beta = 4) and *CVAE* (labels) have the settings of the tuned one.
 Rates are constant.
@@ -109,7 +109,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     slow = ("IWAE", "CNN", *(m for m in METHODS if m not in ("IWAE", "CNN")))
     settings = [(m, size, INVERTED, seed) for m in slow for size in SIZES for seed in plan["seeds"]]
     settings += [("VAE tuned", 20, kind, seed) for kind in OTHERS for seed in plan["seeds"]]
-    known = {"scale": scale, "root": str(root)}
+    known: dict[str, Any] = {"scale": scale, "root": str(root)}
     found = compute(
         partial(cell, **known), settings, cells, desc=NAME,
         steps=lambda setting: round(plan["steps"] * (1.3 if setting[0] == "VAE" else 1)),
@@ -162,7 +162,9 @@ def cell(method: str, size: int, kind: str, seed: int, scale: str, root: str) ->
     if size == 3:
         found["pictures"] = _pictures(pair, test.x, y, seed)
     if size == 3 and method == "CNN":
-        codes = pair.guide.encoder(test.x[:MAP])[0]
+        encoder: Any = pair.guide.encoder
+        with torch.no_grad():
+            codes = encoder(test.x[:MAP])[0]
         found["map"] = {"codes": codes.tolist(), "labels": test.y[:MAP].tolist()}  # type: ignore[index]
     return found
 

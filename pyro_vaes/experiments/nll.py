@@ -156,7 +156,14 @@ def _trained(row: Row, x: torch.Tensor, seed: int, lr: float, steps: int) -> Pai
     if row.objective is not None:
         pair.objective = deepcopy(row.objective)
     schedules = {"beta": (0.0, 1.0, max(1, int(row.warm_up * steps)))} if row.warm_up else None
-    plan = {"steps": steps, "batch_size": BATCH, "lr": lr, "seed": seed, "augment": "dynamic", "schedules": schedules}
+    plan: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": BATCH,
+        "lr": lr,
+        "seed": seed,
+        "augment": "dynamic",
+        "schedules": schedules,
+    }
     return train(pair, x, **plan)
 
 
