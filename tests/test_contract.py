@@ -15,14 +15,14 @@ from pyro_vaes.inference.state import load_state, state
 D = 8
 # Latent sites of each variant: those besides z, whose width is 3; or all of them, with their widths.
 SMALL = {
-    "vae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "iwae": set(),
+    "vae": set(), "beta_vae": set(), "dvae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "iwae": set(),
     "iwae_2": {"z_1": 4, "z_2": 3}, "ladder_vae": {"z_1": 6, "z_2": 3}, "skip_vae": set(), "cnn_vae": set(),
     "memoriser": {"z": 1}, "ic_vae": {"s"},
     "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"}, "rvae": {"w"},
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
 }  # fmt: skip
-OBJECTIVES = ("ELBO", "Recycled", "ImportanceWeighted")
+OBJECTIVES = ("ELBO", "Recycled", "ImportanceWeighted", "Denoised")
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
 DISCRETE = {"rvae"}
 # Variants whose guide draws in another order than the model.

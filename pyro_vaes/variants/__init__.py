@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from pyro_vaes.errors import unknown
 from pyro_vaes.pair import Pair
-from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, iwae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.classical import beta_vae, dvae, gamma_vae, gaussian_vae, iwae, l2_vae, lc_vae, vae
 from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
 from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.robust import (
@@ -33,10 +33,9 @@ from pyro_vaes.variants.robust import (
 VARIANTS: dict[str, Callable[..., Pair]] = {
     f.__name__: f
     for f in (
-        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, iwae, iwae_2, ladder_vae, skip_vae, cnn_vae, memoriser,
-        ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
-        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
-        planar_vae, iaf_vae, spline_vae, mixture_vae, vamp_vae,
+        vae, beta_vae, dvae, iwae, iwae_2, ladder_vae, skip_vae, cnn_vae, planar_vae, iaf_vae, spline_vae,
+        mixture_vae, vamp_vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, memoriser, ic_vae, indexed_ic_vae,
+        affine_ic_vae, t_vae, datum_t_vae, rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
     )
 }  # fmt: skip
 
@@ -47,7 +46,7 @@ def variant(name: str) -> Callable[..., Pair]:
     >>> variant("t_vea")
     Traceback (most recent call last):
         ...
-    pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, gaussian_vae, ...
+    pyro_vaes.errors.InputError: unknown variant 't_vea': did you mean 't_vae'? known: vae, beta_vae, ...
     """
     if not isinstance(name, str) or name not in VARIANTS:
         raise unknown("variant", str(name), list(VARIANTS))

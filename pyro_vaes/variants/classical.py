@@ -6,6 +6,7 @@ from torch import nn
 
 from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.guides.amortised import AmortisedNormal
+from pyro_vaes.inference.denoised import Denoised
 from pyro_vaes.inference.importance import ImportanceWeighted
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.models.bernoulli import LatentBernoulli
@@ -33,6 +34,37 @@ def vae(
     'vae'
     """
     return Pair(*_bernoulli(data_dim, latent_dim, hidden, activation), ELBO(beta), name="vae")
+
+
+def beta_vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 4.0) -> Pair:
+    """p, q: those of ``vae`` | ELBO with beta = 4, whose bound is that of beta = 1 | Higgins et al. 2017; S4 4.2.6.
+
+    The loss is E -log p(x | z) + beta KL, a bound for beta >= 1; a run shows it and the bound with beta = 1. ReLU, as S4
+    has it. Data are binary.
+
+    >>> beta_vae(data_dim=4).objective
+    ELBO(beta=4.0)
+    """
+    return Pair(*_bernoulli(data_dim, latent_dim, hidden, "relu"), ELBO(beta), name="beta_vae")
+
+
+def dvae(
+    data_dim: int,
+    latent_dim: int = 20,
+    hidden: Sequence[int] = (500,),
+    corruption: str = "salt_and_pepper:0.05",
+    beta: float = 1.0,
+) -> Pair:
+    """p, q: those of ``vae``, q given a corrupted x~ in training | ELBO, denoised | Im et al. 2017; S4 4.2.5.
+
+    ``corruption``: ``salt_and_pepper:FRACTION`` or ``impulse:FRACTION``, drawn anew at every step; see
+    :class:`~pyro_vaes.inference.denoised.Denoised`. ReLU, as S4 has it. Data are binary.
+
+    >>> dvae(data_dim=4).objective
+    Denoised(ELBO(), 'salt_and_pepper:0.05')
+    """
+    objective = Denoised(ELBO(beta), corruption)
+    return Pair(*_bernoulli(data_dim, latent_dim, hidden, "relu"), objective, name="dvae")
 
 
 def iwae(
