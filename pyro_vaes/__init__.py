@@ -16,10 +16,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "pyro_vaes.pair": ["Pair"],
     "pyro_vaes.variants": [
-        "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae",
+        "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "iwae", "iwae_2", "ladder_vae",
+        "skip_vae", "cnn_vae", "memoriser", "ic_vae", "indexed_ic_vae",
         "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
+    "pyro_vaes.inference.importance": ["ImportanceWeighted"],
+    "pyro_vaes.inference.denoised": ["Denoised"],
     "pyro_vaes.inference.recycled": ["Recycled"],
     "pyro_vaes.inference.stock": ["Stock"],
     "pyro_vaes.inference.fit": ["fit"],

@@ -23,6 +23,8 @@ class Pair(nn.Module):
         objective: what is minimised, :class:`~pyro_vaes.inference.objective.ELBO` by default.
         passes: M, how often the answer goes in again when a datum is cleaned.
         range: (low, high) that data must lie in, narrower than the likelihood's support; None for no such limit.
+        condition_dim: c, entries of the condition y that model and guide are given with every datum, (B, c), such as
+            the classes of a one-hot label; 0 if they take none.
         name: for reports.
 
     Calling the pair with a batch gives its :class:`~pyro_vaes.inference.objective.Loss` with parameters that are
@@ -48,15 +50,18 @@ class Pair(nn.Module):
         *,
         passes: int = 1,
         range: tuple[float, float] | None = None,
+        condition_dim: int = 0,
         name: str = "pair",
     ):
         super().__init__()
         whole("passes", passes)
+        whole("condition_dim", condition_dim, low=0)
         if objective is not None and not callable(objective):
             raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
         self.model, self.guide, self.name, self.passes, self.range = model, guide, name, passes, range
+        self.condition_dim = condition_dim
         self.objective: Objective = ELBO() if objective is None else objective
         self.data_dim = self._check()
 
@@ -73,18 +78,29 @@ class Pair(nn.Module):
         with pyro.get_param_store().scope():
             return self.objective(self.model, self.guide, x, y, size=size)
 
-    def traces(self, x: Tensor | None = None, size: int = 2):
+    def traces(self, x: Tensor | None = None, size: int = 2, y: Tensor | None = None):
         """Run guide and model once, without touching the random state, and give their traces.
 
         Args:
             x: a batch (B, d); by default ``size`` draws of the model itself.
+            y: its condition (B, c), by default the first class, where there is a condition.
         """
         with aside(self), torch.no_grad():
+            y = self.first_condition(size if x is None else len(x)) if y is None else y
             if x is None:
-                x = _sites(self.model, size=size)["x"]["value"]
-            q = poutine.trace(self.guide).get_trace(x)
-            p = poutine.trace(poutine.replay(self.model, trace=q)).get_trace(x)
+                x = _sites(self.model, None, y, size=size)["x"]["value"]
+            q = poutine.trace(self.guide).get_trace(x, y)
+            p = poutine.trace(poutine.replay(self.model, trace=q)).get_trace(x, y)
         return prune_subsample_sites(q), prune_subsample_sites(p)
+
+    def first_condition(self, rows: int) -> Tensor | None:
+        """A condition that any conditional program takes, the one-hot label of class 0; None if it takes none."""
+        if not self.condition_dim:
+            return None
+        like = next(self.parameters(), torch.empty(0))
+        y = torch.zeros(rows, self.condition_dim, dtype=like.dtype, device=like.device)
+        y[:, 0] = 1
+        return y
 
     def describe(self) -> str:
         """Say what the pair is: objective, then site | p | q | shape, read off its traces.
@@ -115,14 +131,15 @@ class Pair(nn.Module):
     def _check(self) -> int:
         # Pyro would report a missing to_event before we can, in its own words.
         with aside(self), torch.no_grad(), pyro.validation_enabled(False):
-            drawn = _sites(self.model, size=2)
+            y = self.first_condition(2)
+            drawn = _sites(self.model, None, y, size=2)
             if "x" not in drawn:
                 raise InputError(f"the model has no site 'x', only {sorted(drawn)}: the observation is called 'x'")
             x = drawn.pop("x")["value"]
             if x.dim() != 2 or len(x) != 2:
                 raise InputError(f"model(size=2) draws x of shape {tuple(x.shape)}: it must be (2, d)")
-            _check_observation(_sites(self.model, x)["x"])
-            _check_sites(drawn, _sites(self.guide, x))
+            _check_observation(_sites(self.model, x, y)["x"])
+            _check_sites(drawn, _sites(self.guide, x, y))
         _check_names(self.model, self.guide)
         return x.shape[-1]
 

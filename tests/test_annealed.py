@@ -396,7 +396,7 @@ def test_sites_that_cannot_be_moved_are_refused(family, message):
         (lambda p: pv.Annealing(schedule="cosine"), "unknown schedule"), (lambda p: pv.sandwich(p, 1), "size is 1"),
         (lambda p: pv.sandwich(p, 4, chains=0), "chains is 0"),
         (lambda p: pv.sandwich(p, 4, samples=1), "samples is 1"),
-        (lambda p: pv.sandwich(p, 4, torch.zeros(3)), "one row for each of the 4 data"),
+        (lambda p: pv.sandwich(p, 4, torch.zeros(3)), "takes no condition"),
         (lambda p: pv.sandwich("pair"), "a Pair is needed"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.nn import PyroModule
+from small import BINARY, sizes
 from test_annealed import Deep, DeepGuide
 from test_likelihood import imperfect_pair
 from torch import nn
@@ -81,8 +82,8 @@ def test_a_guide_that_ignores_its_data_says_nothing_of_them():
 @pytest.mark.parametrize("name", sorted(set(pv.VARIANTS) - {"autoencoder", "induced_ae"}))
 def test_every_variant_with_a_posterior_is_split(name, data):
     """For the outlier and the exact sites too: with the same draw, the reconstruction is their own loss's."""
-    pair = pv.variant(name)(8, 2, (5,))
-    x = (data > 0.5).float() if name == "vae" else data
+    pair = pv.variant(name)(**sizes(name, 8, 2, (5, 4)))
+    x = (data > 0.5).float() if name in BINARY else data
     found = decompose(pair, x)
     assert found.kl == pytest.approx(found.information + found.marginal, abs=1e-9)
     with quietly(pair):

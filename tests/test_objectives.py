@@ -8,7 +8,8 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import softplus
+from small import BINARY, IMPORTANCE, sizes
+from torch.nn.functional import fold, leaky_relu, softplus, unfold
 
 import pyro_vaes as pv
 from pyro_vaes.inference.objective import ELBO
@@ -34,9 +35,9 @@ def net(p, prefix, a, activation=torch.relu, output=IDENTITY):
     return a
 
 
-def encode(p, x, activation=torch.relu):
-    h = net(p, "guide.encoder.trunk", x, activation, activation)
-    return net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
+def encode(p, x, activation=torch.relu, prefix="guide.encoder"):
+    h = net(p, f"{prefix}.trunk", x, activation, activation)
+    return net(p, f"{prefix}.loc", h), softplus(net(p, f"{prefix}.raw_scale", h)) + 1e-5
 
 
 def draw(p, x, activation=torch.relu):
@@ -74,11 +75,120 @@ def floor_of(p, kw, name="floor", minimum=1e-3):
 PROFILED = D * (1 + LOG_2PI) / 2  # -log N at its own best variance, beyond log sigma: Eq. 6 with Eq. 7 put in
 
 
-def hand_vae(p, x, **kw):
-    z, kl = draw(p, x, torch.tanh)
-    logits = decode(p, z, torch.tanh, IDENTITY)
+def cross_entropy(x, logits):
     prob = torch.sigmoid(logits)
-    return {"z": kl, "x": -(x * torch.log(prob) + (1 - x) * torch.log(1 - prob)).sum(-1)}
+    return -(x * torch.log(prob) + (1 - x) * torch.log(1 - prob)).sum(-1)
+
+
+def hand_vae(p, x, activation="tanh", **kw):
+    a = getattr(torch, activation)
+    z, kl = draw(p, x, a)
+    return {"z": kl, "x": cross_entropy(x, decode(p, z, a, IDENTITY))}
+
+
+def log_mean_exp(log_w, alpha):
+    """-1/(1 - alpha) log 1/K sum_k w_k^(1 - alpha), with nothing taken out of the exponential."""
+    return {"all": -torch.log(torch.exp((1 - alpha) * log_w).mean(0)) / (1 - alpha)}
+
+
+def hand_iwae(p, x, particles=4, alpha=0.0, **kw):
+    x = x.expand(particles, *x.shape)
+    loc, scale = encode(p, x, torch.tanh)
+    z = loc + scale * torch.randn_like(loc)
+    prior = gauss(z, torch.zeros_like(z), torch.ones_like(z))
+    cost = prior + cross_entropy(x, decode(p, z, torch.tanh, IDENTITY)) - gauss(z, loc, scale)
+    return log_mean_exp(-cost, alpha)
+
+
+def hand_iwae_2(p, x, particles=4, alpha=0.0, **kw):
+    """S4 Eq. 9 without its fifth term, which weighs h_1 a second time; h_1 is z_1."""
+    x = x.expand(particles, *x.shape)
+    loc_1, scale_1 = encode(p, x, torch.tanh, "guide.up.0")
+    z_1 = loc_1 + scale_1 * torch.randn_like(loc_1)
+    loc_2, scale_2 = encode(p, z_1, torch.tanh, "guide.up.1")
+    z_2 = loc_2 + scale_2 * torch.randn_like(loc_2)
+    top = gauss(z_2, torch.zeros_like(z_2), torch.ones_like(z_2))
+    middle = gauss(z_1, *encode(p, z_2, torch.tanh, "model.down.0"))
+    bottom = cross_entropy(x, decode(p, z_1, torch.tanh, IDENTITY))
+    return log_mean_exp(gauss(z_1, loc_1, scale_1) + gauss(z_2, loc_2, scale_2) - top - middle - bottom, alpha)
+
+
+def kl_of_normals(loc, scale, other_loc, other_scale):
+    ratio = (scale / other_scale) ** 2
+    return 0.5 * (ratio + ((loc - other_loc) / other_scale) ** 2 - 1 - torch.log(ratio)).sum(-1)
+
+
+def hand_ladder_vae(p, x, **kw):
+    """Sonderby et al., Eq. 7-9, 16-17 in precisions; leaky ReLU of slope 0.01."""
+    h_1 = net(p, "guide.up.trunk.0", x, output=leaky_relu)
+    h_2 = net(p, "guide.up.trunk.1", h_1, output=leaky_relu)
+    seen = [
+        (net(p, f"guide.up.loc.{i}", h), softplus(net(p, f"guide.up.raw_scale.{i}", h)) + 1e-5)
+        for i, h in enumerate((h_1, h_2))
+    ]
+    loc, scale = seen[1]
+    z_2 = loc + scale * torch.randn_like(loc)
+    terms = {"z_2": kl_of_normals(loc, scale, torch.zeros_like(loc), torch.ones_like(loc))}
+    p_loc, p_scale = encode(p, z_2, leaky_relu, "model.down.0")
+    a, b = seen[0][1] ** 2, p_scale**2
+    loc, scale = (seen[0][0] * b + p_loc * a) / (a + b), torch.sqrt(a * b / (a + b))
+    z_1 = loc + scale * torch.randn_like(loc)
+    terms["z_1"] = kl_of_normals(loc, scale, p_loc, p_scale)
+    return terms | {"x": cross_entropy(x, decode(p, z_1, leaky_relu, IDENTITY))}
+
+
+def hand_skip_vae(p, x, **kw):
+    z, kl = draw(p, x, torch.tanh)
+    h = net(p, "model.decoder.layers.0", z)
+    for i in range(2):
+        h = net(p, f"model.decoder.layers.{i + 1}", torch.tanh(h)) + z @ p[f"model.decoder.skip.{i}.weight"].T
+    return {"z": kl, "x": cross_entropy(x, h)}
+
+
+def batch_norm(p, prefix, a):
+    """Over everything but the channels, a batch's own moments, as in training."""
+    mean = a.mean((0, 2, 3), keepdim=True)
+    var = ((a - mean) ** 2).mean((0, 2, 3), keepdim=True)
+    weight, bias = (p[f"{prefix}.{n}"][:, None, None] for n in ("weight", "bias"))
+    return (a - mean) / torch.sqrt(var + 1e-5) * weight + bias
+
+
+def hand_cnn_vae(p, x, **kw):
+    """3 x 3 filters, stride 2, padding 1, as a matrix on patches; the deconvolution is its transpose."""
+    lead, window = x.shape[:-1], {"kernel_size": 3, "stride": 2, "padding": 1}
+    a = x.reshape(-1, 1, 1, D)
+    for i in (0, 3):
+        width = (a.shape[-1] + 1) // 2
+        a = (p[f"guide.encoder.trunk.{i}.weight"].flatten(1) @ unfold(a, **window)).reshape(len(a), -1, 1, width)
+        a = leaky_relu(batch_norm(p, f"guide.encoder.trunk.{i + 1}", a))
+    h = a.reshape(*lead, -1)
+    loc, scale = net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
+    z = loc + scale * torch.randn_like(loc)
+    a = torch.relu(net(p, "model.decoder.linear", z)).reshape(-1, HIDDEN[1], 2)
+    a = fold(p["model.decoder.trunk.1.weight"].flatten(1).T @ a, (1, 3), **window)
+    a = torch.relu(batch_norm(p, "model.decoder.trunk.2", a)).flatten(2)
+    logits = fold(p["model.decoder.trunk.4.weight"].flatten(1).T @ a, (1, D), **window)
+    logits = (logits + p["model.decoder.trunk.4.bias"]).reshape(x.shape)
+    kl = kl_of_normals(loc, scale, torch.zeros_like(loc), torch.ones_like(loc))
+    return {"z": kl, "x": cross_entropy(x, logits)}
+
+
+def hand_memoriser(p, x, **kw):
+    """The curve by its 2 N breaks in probability: v_i from (i + 1/4) / N to (i + 3/4) / N, straight lines between."""
+    values, normal = p["model.decoder.values"], torch.distributions.Normal(0.0, 1.0)
+    count = len(values)
+    i = torch.cdist(x, values.detach()).argmin(-1)
+    loc = normal.icdf((i.double() + 0.5) / count)[..., None]
+    scale = (0.025 / count + torch.exp(p["guide.spread.log_excess"]))[i][..., None]
+    z = loc + scale * torch.randn_like(loc)
+    breaks = torch.stack([torch.arange(count) + 0.25, torch.arange(count) + 0.75], 1).flatten().double()
+    at, ends = normal.cdf(z) * count, values.repeat_interleave(2, 0)
+    left = (torch.searchsorted(breaks, at.detach()) - 1).clamp(0, 2 * count - 2)
+    w = ((at - breaks[left]) / (breaks[left + 1] - breaks[left])).clamp(0, 1)
+    mu = (1 - w) * ends[left[..., 0]] + w * ends[left[..., 0] + 1]
+    gamma = (1e-3 + torch.exp(p["model.scale.log_excess"])) ** 2
+    kl = kl_of_normals(loc, scale, torch.zeros_like(loc), torch.ones_like(loc))
+    return {"z": kl, "x": ((x - mu) ** 2).sum(-1) / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
 
 
 def hand_gaussian_vae(p, x, minimum=1e-2, **kw):
@@ -224,14 +334,14 @@ HAND = {name.removeprefix("hand_"): f for name, f in list(globals().items()) if 
 def batch(name="", rows=B, seed=1):
     g = torch.Generator().manual_seed(seed)
     x = torch.rand(rows, D, generator=g, dtype=torch.float64)
-    return x.round() if name == "vae" else x
+    return x.round() if name in BINARY else x
 
 
 def build(name, seed=0, **kw):
     """A pair in float64 whose parameters are all different, those that start equal included."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pair = VARIANTS[name](data_dim=D, latent_dim=K, hidden=HIDDEN, **kw).double()
+        pair = VARIANTS[name](**(sizes(name, D, K, HIDDEN) | kw)).double()
         with torch.no_grad():
             for p in pair.parameters():
                 p += 0.2 * torch.randn_like(p)
@@ -265,6 +375,9 @@ def same_gradients(a, b, rtol=1e-9, atol=1e-11):
 
 INF = math.inf
 OPTIONS = {
+    "vae": [{"activation": "relu"}],
+    "iwae": [{"particles": 1}, {"particles": 9}, {"alpha": 0.5}],
+    "iwae_2": [{"particles": 1}, {"alpha": -1.0}],
     "gaussian_vae": [{"minimum": 0.25}],
     "lc_vae": [{"minimum": 0.25}],
     "ic_vae": [{"floor": 0.125}, {"width": 4.0}],
@@ -292,6 +405,7 @@ NOT_RECYCLED = [n for n in VARIANTS if n not in ("ric_vae", "r_l2_vae", "rlc_vae
 # beta is an argument of these; autoencoders have none, and affine_ic_vae and the recurrent ones fix it at 1.
 WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
+    "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
 ]  # fmt: skip
 
 
@@ -302,7 +416,10 @@ def test_every_variant_has_a_hand_formula():
     assert set(HAND) == set(VARIANTS)
 
 
-@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "affine_ic_vae"])
+OTHER_NETWORKS = {"affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser"}
+
+
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_NETWORKS])
 def test_networks_have_the_widths_that_were_asked_for(name):
     """The decoder's are the encoder's from back to front."""
     shapes = [tuple(p.shape) for n, p in build(name).named_parameters() if n.endswith("weight")]
@@ -380,7 +497,7 @@ def test_beta_weighs_the_divergence_of_the_code(name, beta):
     loss = pair(x)
     torch.manual_seed(6)
     terms = by_hand(name, pair, x)
-    total = sum(beta * v.mean() if site == "z" else v.mean() for site, v in terms.items())
+    total = sum(beta * v.mean() if site[0] == "z" else v.mean() for site, v in terms.items())
     torch.testing.assert_close(loss.total, total, rtol=1e-10, atol=1e-10)
     same_gradients(gradients(loss.total, pair), gradients(total, pair))
 
@@ -430,7 +547,7 @@ def test_beta_of_one_site_alone():
 
 
 @pytest.mark.parametrize("particles", [2, 5])
-@pytest.mark.parametrize("name", NOT_RECYCLED)
+@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in IMPORTANCE])
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)
@@ -440,7 +557,7 @@ def test_particles_are_averaged(name, particles):
     loss = objective(pair.model, pair.guide, x, size=70)
     torch.manual_seed(9)
     terms = by_hand(name, pair, x.expand(particles, B, D))
-    assert name in ("autoencoder", "induced_ae") or terms["z"].shape == (particles, B)
+    assert name in ("autoencoder", "induced_ae") or next(iter(terms.values())).shape == (particles, B)
     total = total_of(terms)
     torch.testing.assert_close(loss.total, total, rtol=1e-10, atol=1e-10)
     same_gradients(gradients(loss.total, pair), gradients(total, pair))

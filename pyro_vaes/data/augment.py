@@ -44,8 +44,28 @@ class Impulse:
         return torch.where(torch.rand_like(x) < self.fraction, torch.rand_like(x), x)
 
 
+@dataclass(frozen=True)
+class SaltAndPepper:
+    """Make each entry, with probability ``fraction``, 0 or 1 with equal chances, others at every step.
+
+    >>> SaltAndPepper(1.0)(torch.full((2, 2), 0.5)).unique().numel() <= 2
+    True
+    """
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        if number("fraction", self.fraction) > 1:
+            raise InputError(f"fraction is {self.fraction}: it must be in [0, 1]")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # One draw says both whether and what: below half the fraction pepper, up to the fraction salt.
+        u = torch.rand_like(x)
+        return torch.where(u < self.fraction, (u < self.fraction / 2).to(x.dtype), x)
+
+
 def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
-    """Read an augmentation: ``binarise``, ``impulse:0.4``, or a function of one's own.
+    """Read an augmentation: ``binarise``, ``impulse:0.4``, ``salt_and_pepper:0.05``, or a function of one's own.
 
     Raises:
         InputError: for an unknown name or a bad number.
@@ -58,9 +78,10 @@ def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
     name, _, argument = str(spec).partition(":")
     if name == "binarise" and not argument:
         return Binarise()
-    if name == "impulse":
+    kinds: dict[str, Callable[[float], Augmentation]] = {"impulse": Impulse, "salt_and_pepper": SaltAndPepper}
+    if name in kinds:
         try:
-            return Impulse(float(argument))
+            return kinds[name](float(argument))
         except ValueError as error:
-            raise InputError(f"augmentation {spec!r}: impulse:FRACTION, a number in [0, 1]") from error
-    raise unknown("augmentation", str(spec), ["binarise", "impulse:FRACTION"])
+            raise InputError(f"augmentation {spec!r}: {name}:FRACTION, a number in [0, 1]") from error
+    raise unknown("augmentation", str(spec), ["binarise", *(f"{kind}:FRACTION" for kind in kinds)])

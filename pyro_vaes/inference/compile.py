@@ -37,7 +37,7 @@ from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
-from pyro_vaes.inference.tracing import Traced, cause, statistics, tensors, trace
+from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
 from pyro_vaes.pair import Pair
 
@@ -83,7 +83,7 @@ class Engine(ByShape):
         size: int,
         lr: float = 1e-3,
         reason: str = "as asked",
-        prepare: Callable[[Tensor], Tensor] | None = None,
+        prepare: Callable[[Tensor], Any] | None = None,
         varied: tuple[Tensor, ...] = (),
         batch: int | None = None,
     ):
@@ -174,7 +174,7 @@ class Engine(ByShape):
         return list(gradients), statistics(loss)
 
     def loss(self, x: Tensor):
-        return self.pair(x if self.prepare is None else self.prepare(x), size=self.size)
+        return self.pair(*prepared(self.prepare, x), size=self.size)
 
     def _gradients(self, x: Tensor) -> Gradients:
         """Choose how this shape is run: as this engine does, or as the next simpler one that works."""

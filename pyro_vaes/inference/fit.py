@@ -15,7 +15,7 @@ from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, first_line, number, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
-from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_data, rehearse
+from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_condition, check_data, packed, rehearse
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
@@ -28,6 +28,7 @@ from pyro_vaes.pair import Pair
 def fit(
     pair: Pair | Sequence[Pair],
     x: Tensor | Sequence[Tensor],
+    y: Tensor | Sequence[Tensor] | None = None,
     *,
     steps: int = 3000,
     batch_size: int = 128,
@@ -54,6 +55,7 @@ def fit(
         x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used. For replicas one for
         all,
             or a list of one each, of one shape.
+        y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
         steps, batch_size, lr, schedule, seed: see :class:`~pyro_vaes.inference.plan.Plan`; for replicas ``lr`` and
         ``seed``
             may be lists. Replicas of one seed given as a number have the seeds ``seed``, ``seed + 1``, ...
@@ -105,17 +107,18 @@ def fit(
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     if replicas is None and isinstance(pair, Pair):
         plan = Plan(steps, batch_size, lr, schedule, seed)  # type: ignore[arg-type]
-        return train([pair], x, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
+        return train([pair], x, y, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
     pairs = copies(pair, replicas)
     lrs, seeds = each("lr", lr, len(pairs)), each("seed", seed, len(pairs), step=1)
     plans = [Plan(steps, batch_size, one, schedule, of) for one, of in zip(lrs, seeds, strict=True)]
     folders = [None if out is None else Path(out) / f"replica-{r}" for r in range(len(pairs))]
-    return train(pairs, x, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
+    return train(pairs, x, y, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
 
 
 def train(
     pairs: Sequence[Pair],
     x: Tensor | Sequence[Tensor],
+    y: Tensor | Sequence[Tensor] | None,
     plans: Sequence[Plan],
     out: Sequence[str | Path | None],
     *,
@@ -138,10 +141,17 @@ def train(
     for folder in out:
         _check_folder(folder, resume)
     where = _device(pairs[0], data[0], device)
-    for pair, rows in zip(pairs, data, strict=True):
+    conditions: list[Any] = [y] * len(pairs) if y is None or isinstance(y, Tensor) else list(y)
+    if len(conditions) != len(pairs):
+        raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
+    for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):
         check_data(pair, rows, fresh)
-        check_options(pair.to(where), rows[:2], schedules, augment, engine)
-    prepare = _prepared(fresh)
+        conditions[i] = check_condition(pair, rows, conditions[i])
+        check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
+    if pairs[0].condition_dim:
+        data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
+        x = data if stacked else data[0]
+    prepare = _prepared(fresh, pairs[0].data_dim)
     extra = _extra(given, fresh)
     tracks = [
         Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)
@@ -210,7 +220,7 @@ def _runner(
     reason: str,
     tracks: list[Track],
     targets: Mapping[str, tuple[Schedule, list[Tensor]]],
-    prepare: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor], tuple[Tensor, ...]],
     stacked: bool,
 ) -> Engine | Replicas:
     pairs, plans, size = [track.pair for track in tracks], [track.plan for track in tracks], len(tracks[0].x)
@@ -228,6 +238,7 @@ def check_options(
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
     engine: str = "auto",
+    y: Tensor | None = None,
 ) -> None:
     """Refuse data, settings, augmentations and engines that a fit would refuse, and rehearse a loss.
 
@@ -245,11 +256,20 @@ def check_options(
             raise
         except Exception as error:
             raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
-    rehearse(pair, x, _prepared(fresh))
+    y = pair.first_condition(len(x)) if y is None else y[: len(x)]
+    rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim))
 
 
-def _prepared(fresh: Augmentation | None) -> Callable[[Tensor], Tensor]:
-    return as_batch if fresh is None else lambda batch: fresh(as_batch(batch))
+def _prepared(fresh: Augmentation | None, data_dim: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Make rows what the pair is called with: floats, drawn anew, their condition apart."""
+
+    def prepare(batch: Tensor) -> tuple[Tensor, ...]:
+        batch = as_batch(batch)
+        x, y = (batch, None) if batch.shape[1] == data_dim else (batch[:, :data_dim], batch[:, data_dim:])
+        x = x if fresh is None else fresh(x)
+        return (x,) if y is None else (x, y)
+
+    return prepare
 
 
 def _check_folder(out: str | Path | None, resume: bool) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 import pyro
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference.objective import Loss
+from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
 
 CHUNK = 8192
@@ -85,6 +87,47 @@ def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None
             )
 
 
+def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
+    """Give the conditions of data as the pair takes them, (N, c), or refuse them.
+
+    Args:
+        y: whole labels (N,), which become one-hot vectors, or c numbers per datum.
+
+    Raises:
+        InputError: if the pair takes no condition or lacks one, or y does not fit.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> check_condition(l2_vae(data_dim=4), torch.rand(2, 4), torch.tensor([0, 1]))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: y is given, but l2_vae takes no condition
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    c = pair.condition_dim
+    if not c:
+        if y is not None:
+            raise InputError(f"y is given, but {pair.name} takes no condition")
+        return None
+    if y is None:
+        raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
+    if not isinstance(y, Tensor) or len(y) != len(x) or tuple(y.shape[1:]) not in ((), (c,)):
+        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
+    if y.dim() == 1:
+        if y.is_floating_point() or y.dtype == torch.bool or not bool(((y >= 0) & (y < c)).all()):
+            raise InputError(f"y holds {y.unique()[:20].tolist()}: labels of {pair.name} are whole, 0 to {c - 1}")
+        y = torch.nn.functional.one_hot(y.long(), c)
+    if not torch.isfinite(y).all():
+        raise InputError("y is not finite everywhere: a condition must be")
+    return y.to(x.device, _first(pair).dtype)
+
+
+def packed(x: Tensor, y: Tensor | None) -> Tensor:
+    """Put the condition of every datum beside it, in one tensor that a training reads rows from."""
+    return x if y is None else torch.cat([as_batch(x).to(y.dtype), y], 1)
+
+
 def _augmented(chunk: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
     try:
         with torch.random.fork_rng():
@@ -108,7 +151,7 @@ def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
         raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
 
 
-def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Tensor] = as_batch) -> None:
+def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch) -> None:
     """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
 
     Raises:
@@ -118,7 +161,7 @@ def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Tensor] = as_bat
     with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
         try:
             # A copy: a program may change its batch.
-            pair(prepare(x[:2].to(_first(pair).device).clone()), size=len(x))
+            pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
         except InputError:
             raise
         except Exception as error:

@@ -1,7 +1,7 @@
 """The evidence lower bound, site by site."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import pyro.poutine as poutine
@@ -81,13 +81,18 @@ class ELBO(nn.Module):
             held as a tensor, the setting ``objective.beta`` (or ``objective.beta.SITE``) of a pair, so that a schedule
             can change it while a compiled step runs.
         particles: L, draws of the guide per datum.
-        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists.
+        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists. A site that the
+            guide draws before one that the model draws it from is always sampled: see :func:`turned`.
         exact: latent sites w, discrete ones included, whose q is the model's exact posterior given x and the sites u
             drawn before: :math:`q(w | u, x) = p(w | u, x)`. By Bayes' rule
             :math:`\log p(x, w | u) - \log q(w | u, x) = \log p(x | u)` for *every* w. The draw is therefore taken as a
             constant, and the sampled terms add up to the marginal likelihood, its value and its gradient, without
             variance and without a score-function term. Nothing checks the claim: for another q the gradient is biased.
             No site of the guide may depend on w, and beta does not weigh it: its term is the data's.
+        free_bits: lambda, in nats per entry of a code. An entry whose KL, averaged over the batch, is below it costs
+            lambda all the same, so that nothing is gained by switching it off; a site whose entries have no closed
+            form is taken as a whole. None switches it off. It is the setting ``objective.free_bits``, and like beta
+            leaves the bound that is shown as it is.
 
     Every other latent site must be reparameterised (or a point mass); for others wrap one of Pyro's own estimators in
     :class:`~pyro_vaes.inference.stock.Stock`.
@@ -95,7 +100,8 @@ class ELBO(nn.Module):
     Raises:
         InputError: for particles < 1, a negative beta, a beta of an exact site, a site that cannot be reparameterised.
 
-    Source: Kingma & Welling (2014), Eq. 7 and 10; beta: Higgins et al. (2017), Eq. 4.
+    Source: Kingma & Welling (2014), Eq. 7 and 10; beta: Higgins et al. (2017), Eq. 4, where beta = 1 is the bound; free
+    bits: Kingma et al. (2016), Eq. 15, with single entries as groups.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> _ = torch.manual_seed(0)
@@ -111,6 +117,7 @@ class ELBO(nn.Module):
         particles: int = 1,
         sampled: Sequence[str] = (),
         exact: Sequence[str] = (),
+        free_bits: float | None = None,
     ):
         whole("particles", particles)
         for value in beta.values() if isinstance(beta, Mapping) else [beta]:
@@ -123,6 +130,9 @@ class ELBO(nn.Module):
             raise InputError(f"beta weighs site {weighed[0]!r}, which is exact: its term is the data's")
         super().__init__()
         self._given, self.particles, self.sampled, self.exact = beta, particles, tuple(sampled), tuple(exact)
+        self._free = None if free_bits is None else number("free_bits", free_bits)
+        if free_bits is not None:
+            self.register_buffer("free_bits", setting(free_bits), persistent=False)
         if isinstance(beta, Mapping):
             self.beta = Settings(beta)
         else:
@@ -131,23 +141,26 @@ class ELBO(nn.Module):
     def __repr__(self) -> str:
         values = {
             "beta": (self._given, 1.0), "particles": (self.particles, 1), "sampled": (self.sampled, ()),
-            "exact": (self.exact, ()),
+            "exact": (self.exact, ()), "free_bits": (self._free, None),
         }  # fmt: skip
         changed = [f"{k}={v!r}" for k, (v, default) in values.items() if v not in (default, {"z": default})]
         return f"ELBO({', '.join(changed)})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
-        q, p = self._traces(model, guide, x, y, size)
+        q, p = traces(model, guide, x, y, size, self.particles, self.exact)
         self._known([name for name, site in q.nodes.items() if site["type"] == "sample"])
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)
+        drawn = {*self.sampled, *self.exact, *turned(q, p)}
         for name, site in p.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
+            if site["type"] != "sample" or (site["infer"] or {}).get("_deterministic"):
                 continue
             exact = name in self.exact
-            term = _site_term(name, site, q.nodes.get(name), exact or name in self.sampled, exact).sum() * per_datum
+            term = _site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
             bound = bound - term.detach()
-            terms[name] = self._weighted(name, term) if name in q.nodes and not exact else term
+            if name in q.nodes and not exact:
+                term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum))
+            terms[name] = term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
 
     def _known(self, sites: list[str]) -> None:
@@ -158,20 +171,69 @@ class ELBO(nn.Module):
                 if site not in sites:
                     raise InputError(f"{name} names the site {site!r}, which the guide does not sample: it has {sites}")
 
+    def _floored(self, term: Tensor, p_site: Any, q_site: Any, per_datum: float) -> Tensor:
+        """Let no entry of a code cost less than its free bits."""
+        if self._free is None:
+            return term
+        entries = term.reshape(1)
+        try:
+            kl = kl_divergence(q_site["fn"].base_dist, p_site["fn"].base_dist)
+            mask = p_site["mask"][..., None] if isinstance(p_site["mask"], Tensor) else p_site["mask"]
+            if q_site["name"] not in self.sampled and kl.shape == q_site["value"].shape:
+                entries = scale_and_mask(kl, p_site["scale"], mask).flatten(0, -2).sum(0) * per_datum
+        except (AttributeError, NotImplementedError):
+            pass  # no closed form entry by entry
+        free = self.free_bits.to(term.dtype) * (q_site["value"].shape[-1] / entries.shape[-1])
+        return torch.maximum(entries, free).sum()
+
     def _weighted(self, site: str, term: Tensor) -> Tensor:
         beta = self.beta.get(site) if isinstance(self.beta, Settings) else self.beta
         return term if beta is None else term * beta.to(term.dtype)
 
-    def _traces(self, model, guide, x, y, size):
-        if self.particles > 1:
-            # One draw per particle along dimension -2, left of the data plate.
-            particles = pyro.plate("particles", self.particles, dim=-2)
-            model, guide = particles(model), particles(guide)
-        # Outside of the particles, whose plate shapes the draw.
-        with _Constant(self.exact):
-            q = poutine.trace(guide).get_trace(x, y, size=size)
-        p = poutine.trace(poutine.replay(model, trace=q)).get_trace(x, y, size=size)
-        return prune_subsample_sites(q), prune_subsample_sites(p)
+
+def traces(
+    model, guide, x, y, size, particles: int, constant: Sequence[str] = ()
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """Run the guide, and the model at the guide's draws.
+
+    Args:
+        particles: draws per datum, along dimension -2, left of the data plate.
+        constant: sites whose draw is cut from the parameters it was drawn with.
+    """
+    # Outside of the particles, whose plate shapes the draw.
+    with _Constant(constant):
+        q = trace_of(guide, x, y, size, particles)
+    return q, trace_of(model, x, y, size, particles, at=q)
+
+
+def trace_of(program, x, y, size, particles: int, at: poutine.Trace | None = None) -> poutine.Trace:
+    """Run one program on a batch, with the draws of another trace where it has them."""
+    if particles > 1:
+        program = pyro.plate("particles", particles, dim=-2)(program)
+    if at is not None:
+        program = poutine.replay(program, trace=at)
+    return prune_subsample_sites(poutine.trace(program).get_trace(x, y, size=size))
+
+
+def turned(q: poutine.Trace, p: poutine.Trace) -> list[str]:
+    r"""Name the latent sites that the guide draws before a site that the model draws earlier.
+
+    For such a site the divergence at one draw of the others is not the bound's term: in
+    :math:`q(z_1 | x) q(z_2 | z_1)` the expectation of :math:`\log q(z_1 | x) - \log p(z_1 | z_2)` is over both at
+    once, and :math:`\mathrm{KL}[q(z_1 | x) \| p(z_1 | z_2)]` at a z_2 that came from z_1 is something else.
+
+    >>> from pyro_vaes.variants import iwae_2
+    >>> turned(*iwae_2(data_dim=4).traces())
+    ['z_1']
+    """
+    order = {name: i for i, name in enumerate(q.nodes)}
+    found, latest = [], -1
+    for name in p.nodes:
+        if name in order and p.nodes[name]["type"] == "sample":
+            if order[name] < latest:
+                found.append(name)
+            latest = max(latest, order[name])
+    return found
 
 
 class _Constant(Messenger):
@@ -186,7 +248,7 @@ class _Constant(Messenger):
             msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True
 
 
-def _site_term(name: str, p_site: dict, q_site: dict | None, sampled: bool, exact: bool) -> Tensor:
+def _site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
     """One site's cost, scaled and masked by its plates: KL for a latent site, -log p for an observed one."""
     p_fn = p_site["fn"]
     if q_site is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference.densities import exact_sites
-from pyro_vaes.inference.guard import as_batch, check_data
+from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.pair import Pair
 
 
@@ -46,14 +46,17 @@ class _AtMean(Messenger):
             msg["value"], msg["done"] = msg["fn"].mean, True
 
 
-def reconstruct(pair: Pair, x: Tensor, *, passes: int | None = None, draw: bool = False) -> tuple[Tensor, Tensor]:
+def reconstruct(
+    pair: Pair, x: Tensor, y: Tensor | None = None, *, passes: int | None = None, draw: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Give the clean datum and the size of an ordinary residual for a batch.
 
     .. math:: x^{(1)} = x, \qquad x^{(m+1)} = \mu(\mu_z(x^{(m)})), \qquad m = 1 \dots M
 
     Args:
-        x: (B, d). passes: M, the pair's own by default. draw: draw the code of the last pass from the guide instead
-            of taking its mean.
+        x: (B, d). y: its condition (B, c), of a conditional pair.
+        passes: M, the pair's own by default. draw: draw the code of the last pass from the guide instead of taking its
+            mean.
 
     Returns:
         The site ``mu`` of the model if it records one, else the mean of its likelihood; and likewise the site
@@ -68,8 +71,8 @@ def reconstruct(pair: Pair, x: Tensor, *, passes: int | None = None, draw: bool 
         for m in range(passes):
             at_mean = _AtMean() if not (draw and m == passes - 1) else Messenger()
             with at_mean:
-                q = poutine.trace(pair.guide).get_trace(x)
-            p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x)
+                q = poutine.trace(pair.guide).get_trace(x, y)
+            p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x, y)
             x = _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
     return x, _finite(_recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
 
@@ -124,13 +127,13 @@ def active_units_by_site(
     ['z']
     """
     whole("draws", draws, low=2), whole("seed", seed, low=0)
+    y = check_condition(pair, x, y)
     pair.eval()
     parts = []
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for start in range(0, len(x), 512):
-            rows = slice(start, start + 512)
-            parts.append(_code_means(pair, as_batch(x[rows]), None if y is None else y[rows], draws))
+            parts.append(_code_means(pair, as_batch(x[start : start + 512]), _rows(y, start, 512), draws))
     found = {}
     for site in parts[0]:
         mean, noise = (torch.cat([part[site][i] for part in parts]) for i in (0, 1))
@@ -177,7 +180,7 @@ def ordinary_residual(pair: Pair, x: Tensor) -> float:
     return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]))[1] for i in range(0, len(x), 512)]).mean().item()
 
 
-def bound(pair: Pair, x: Tensor, *, batch_size: int = 512, seed: int = 0) -> float:
+def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:
     """Give the mean of the pair's bound over data, in nats per datum, from one draw of the guide each.
 
     >>> from pyro_vaes.variants import l2_vae
@@ -185,19 +188,21 @@ def bound(pair: Pair, x: Tensor, *, batch_size: int = 512, seed: int = 0) -> flo
     True
     """
     check_data(pair, x)
+    y = check_condition(pair, x, y)
     pair.eval()
     total = 0.0
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for start in range(0, len(x), batch_size):
             batch = as_batch(x[start : start + batch_size])
-            total += pair(batch).bound.item() * len(batch)
+            total += pair(batch, _rows(y, start, batch_size)).bound.item() * len(batch)
     return total / len(x)
 
 
 def clean(
     pair: Pair,
     x: Tensor,
+    y: Tensor | None = None,
     *,
     passes: int | None = None,
     draws: int = 32,
@@ -209,6 +214,7 @@ def clean(
 
     Args:
         x: (N, d), in the pair's range, or uint8 pixels.
+        y: conditions of a conditional pair, labels (N,) or (N, c).
         passes: M, how often the answer goes in again; the pair's own by default.
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
@@ -223,6 +229,7 @@ def clean(
     (torch.Size([3, 4]), torch.bool)
     """
     check_data(pair, x)
+    y = check_condition(pair, x, y)
     whole("draws", draws, low=2)
     whole("batch_size", batch_size)
     whole("seed", seed, low=0)
@@ -232,15 +239,22 @@ def clean(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for start in range(0, len(x), batch_size):
-            parts.append(_clean_batch(pair, as_batch(x[start : start + batch_size]), passes, draws, threshold))
+            batch, condition = as_batch(x[start : start + batch_size]), _rows(y, start, batch_size)
+            parts.append(_clean_batch(pair, batch, condition, passes, draws, threshold))
     return Cleaned(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _clean_batch(pair: Pair, x: Tensor, passes: int | None, draws: int, threshold: float) -> tuple[Tensor, ...]:
-    mean, scale = reconstruct(pair, x, passes=passes)
+def _rows(y: Tensor | None, start: int, rows: int) -> Tensor | None:
+    return None if y is None else y[start : start + rows]
+
+
+def _clean_batch(
+    pair: Pair, x: Tensor, y: Tensor | None, passes: int | None, draws: int, threshold: float
+) -> tuple[Tensor, ...]:
+    mean, scale = reconstruct(pair, x, y, passes=passes)
     total, squares, exceeded = (torch.zeros_like(x) for _ in range(3))
     for _ in range(draws):
-        drawn, drawn_scale = reconstruct(pair, x, passes=passes, draw=True)
+        drawn, drawn_scale = reconstruct(pair, x, y, passes=passes, draw=True)
         # Deviations from the mean, not raw values: their squares do not cancel.
         total += drawn - mean
         squares += (drawn - mean).square()
@@ -250,11 +264,20 @@ def _clean_batch(pair: Pair, x: Tensor, passes: int | None, draws: int, threshol
     return mean, variance.clamp(min=0).sqrt(), (x - mean).abs() / scale, probability, probability > 0.5
 
 
-def sample(pair: Pair, draws: int = 16, *, passes: int | None = None, noise: bool = False, seed: int = 0) -> Tensor:
+def sample(
+    pair: Pair,
+    draws: int = 16,
+    y: Tensor | int | None = None,
+    *,
+    passes: int | None = None,
+    noise: bool = False,
+    seed: int = 0,
+) -> Tensor:
     r"""Draw new data from the model.
 
     Args:
         draws: how many, at least 1.
+        y: the condition of a conditional pair: one label for all draws, a label each, or (draws, c).
         passes: M; the first gives :math:`x^{(1)} = \mu(z)` with :math:`z \sim p(z)`, each further one
             :math:`x^{(m+1)} = \mu(z)` with :math:`z \sim q(z | x^{(m)})`.
         noise: draw x itself, outliers and all, instead of the clean datum; then ``passes`` must be 1.
@@ -274,13 +297,16 @@ def sample(pair: Pair, draws: int = 16, *, passes: int | None = None, noise: boo
     passes = whole("passes", pair.passes if passes is None else passes)
     if noise and passes != 1:
         raise InputError("noise=True draws from the model itself: passes must be 1")
+    y = torch.full((draws,), whole("y", y, low=0)) if isinstance(y, int) else y
+    like = next(pair.parameters(), torch.empty(0))
+    y = check_condition(pair, torch.empty(draws, 0, device=like.device), y)
     pair.eval()
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        p = poutine.trace(pair.model).get_trace(size=draws)
+        p = poutine.trace(pair.model).get_trace(None, y, size=draws)
         if noise:
             return p.nodes["x"]["value"]  # type: ignore[return-value]
         x = _recorded(p, "mu", "mean")
         for _ in range(passes - 1):
-            x, _ = reconstruct(pair, x, passes=1, draw=True)
+            x, _ = reconstruct(pair, x, y, passes=1, draw=True)
     return x

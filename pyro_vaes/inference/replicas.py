@@ -56,7 +56,7 @@ class Replicas(ByShape):
         lrs: Sequence[float],
         seeds: Sequence[int],
         reason: str = "as asked",
-        prepare: Callable[[Tensor], Tensor] | None = None,
+        prepare: Callable[[Tensor], Any] | None = None,
         batch: int | None = None,
     ):
         _same(pairs)

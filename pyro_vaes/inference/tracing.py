@@ -61,7 +61,7 @@ def statistics(loss: Loss) -> Tensor:
     return torch.stack([loss.total, loss.bound, *loss.terms.values()]).detach()
 
 
-def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] | None = None) -> Traced:
+def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Any] | None = None) -> Traced:
     """Run model, guide and objective once on tensors without values, and keep every operation they did.
 
     The gradient is computed inside, so that forward and backward pass are one graph and nothing of autograd is left.
@@ -69,7 +69,7 @@ def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] 
     constant.
 
     Args:
-        x: (B, d), a batch of the shape to trace for. size: N, all data. prepare: x -> what the pair sees.
+        x: (B, d), a batch of the shape to trace for. size: N, all data. prepare: x -> what the pair sees, x or (x, y).
 
     Raises:
         Untraceable: if the program looks at a value while it runs, or an operation has no graph.
@@ -84,7 +84,7 @@ def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] 
             for hook in (original._backward_hooks or {}).values():
                 leaf.register_hook(hook)
         with swapped(pair, originals, [*leaves, *buffers]):
-            loss = pair(x if prepare is None else prepare(x), size=size)
+            loss = pair(*prepared(prepare, x), size=size)
             # Inside, because a checkpointed module runs again now.
             gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
         names[:] = ["loss", "bound", *loss.terms]
@@ -98,6 +98,16 @@ def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Tensor] 
         raise Untraceable(cause(error)) from error
     simplify(graph)
     return Traced(graph, tuple(names))
+
+
+def prepared(prepare: Callable | None, x: Tensor) -> tuple[Any, ...]:
+    """What the pair is called with: the batch, and where ``prepare`` gives one its condition.
+
+    >>> len(prepared(lambda x: (x, x), torch.zeros(1)))
+    2
+    """
+    found = x if prepare is None else prepare(x)
+    return found if isinstance(found, tuple) else (found,)
 
 
 @contextmanager
