@@ -394,7 +394,7 @@ def test_the_sandwich_and_the_parts_know_the_condition():
     assert (found.x - y).abs().max() < 6
     assert low < conditioned_evidence(found.x, y).mean() < high
     assert abs(found.importance.mean - conditioned_evidence(found.x, y).mean().item()) < 0.1
-    # q knows y, and so do its aggregate and the prior: without y this would be hundreds of nats.
+    # Guide and prior follow y together, over a range of twenty: neither is far from the other.
     parts = decompose(pair, found.x, y, batch_size=7)
     assert 0 < parts.kl < 2
     with pytest.raises(pv.InputError, match="y is missing"):
