@@ -19,6 +19,7 @@ _HOMES = {
         "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "iwae", "iwae_2", "ladder_vae",
         "skip_vae", "cnn_vae", "memoriser", "ic_vae", "indexed_ic_vae",
         "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
+        "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],

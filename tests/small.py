@@ -1,7 +1,9 @@
 """Small arguments for every variant, where the common ones do not do."""
 
 # Their data are 0 or 1.
-BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae"}
+BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae"} | {
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae",
+}  # fmt: skip
 IMPORTANCE = {"iwae", "iwae_2"}
 
 

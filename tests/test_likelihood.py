@@ -28,6 +28,8 @@ from pyro_vaes.pair import Pair
 from pyro_vaes.plates import data_plate
 
 F64 = torch.float64
+# Guides that score their own draws and no others: no path begins at them, and no aggregate is made of them.
+DRAWS_ONLY = {"planar_vae"}
 
 
 def imperfect_pair(width=1.5, shift=0.3, objective=None, noise=0.3) -> tuple[Pair, Solution, torch.Tensor]:
@@ -291,9 +293,14 @@ def test_every_variant_answers_or_refuses_with_one_sentence(name, data):
         return
     found = pv.log_likelihood(pair, x, samples=30)
     assert found.value.shape == (20,) and found.value.isfinite().all() and not found.khat.isnan().any()
-    settings = pv.Annealing(temperatures=3, leapfrog=2, start="guide")
+    start = "prior" if name in DRAWS_ONLY else "guide"
+    settings = pv.Annealing(temperatures=3, leapfrog=2, start=start)
     annealed = pv.log_likelihood(pair, x[:3], method="ais", samples=2, annealing=settings)
     assert annealed.value.isfinite().all()
+    if name in DRAWS_ONLY:
+        with pytest.raises(pv.InputError, match="no inverse"):
+            pv.log_likelihood(pair, x[:3], method="ais", samples=2, annealing=pv.Annealing(start="guide"))
+        return
     # Both are the same number but for chance, and far more alike than two data are.
     assert (annealed.value - found.value[:3]).abs().max() < 10
 

@@ -1,9 +1,10 @@
 """Commands that use a trained run: clean, detect, sample, evaluate."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import beside, is_image, output_path, read_data, write_array, write_figure
+from pyro_vaes.commands.files import beside, binary, is_image, output_path, read_data, write_array, write_figure
 from pyro_vaes.errors import InputError, whole
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     folder = Run.open(run)
     pair = folder.pair()
     dataset, x, mask = read_data(folder.config["data"])
-    x = _as_trained(folder, x)
+    if _kind(folder) == "dynamic":
+        x = binary(replace(dataset, x=x), "static", folder.config["data"])
     found = clean_pair(pair, x)
     figures: dict[str, Any] = {
         "bound (nats per datum)": bound(pair, x),
@@ -231,25 +233,26 @@ def _likelihoods(pair: "Pair", x: "Tensor", samples: int, temperatures: int) -> 
 
 
 def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]":
-    from dataclasses import replace
-
     from pyro_vaes.data import load
     from pyro_vaes.inference.run import Run
 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    return pair, replace(dataset, x=_as_trained(folder, dataset.x))
+    kind = _kind(folder)
+    if kind is None:
+        return pair, dataset
+    # The literature tests what was trained on fresh draws on one fixed draw.
+    source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
+    return pair, replace(dataset, x=binary(dataset, "static" if kind == "dynamic" else kind, source))
 
 
-def _as_trained(folder: "Run", x: "Tensor") -> "Tensor":
-    """Make grey values binary where the run saw binary ones; those that it drew anew at every step are rounded."""
-    from pyro_vaes.inference.guard import as_batch
+def _kind(folder: "Run") -> "str | float | None":
+    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
+    from pyro_vaes.data.augment import DYNAMIC
 
-    threshold = folder.config["data"].get("binarise")
-    if threshold is None and folder.config["augment"] == "binarise":
-        threshold = 0.5
-    return x if threshold is None else (as_batch(x) > threshold).float()
+    given = folder.config["data"].get("binarise")
+    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
 
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:
