@@ -118,6 +118,19 @@ def test_the_gradient_is_that_of_the_density():
     torch.testing.assert_close(found[..., 1], (up - down) / 2e-5, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["t_vae", "rvae"])
+def test_exact_sites_leave_density_and_gradient_of_the_marginal(name):
+    """Whatever w is drawn: log p(x, z) and its gradient are those with w integrated, or summed, out."""
+    pair, log_joint = (t_pair(), t_joint) if name == "t_vae" else (mixture_pair(), mixture_joint)
+    x, z = torch.randn(3, 4, dtype=F64), torch.randn(5, 3, 2, dtype=F64)
+    with quietly(pair):
+        found, state = gradient(path_of(pair, x), z, torch.ones((), dtype=F64))
+    z.requires_grad_()
+    exact = log_joint(pair, x, z)
+    torch.testing.assert_close(state.end, exact.detach(), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(found, torch.autograd.grad(exact.sum(), z)[0], rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("size", [0.5, 1.4])
 def test_transitions_keep_the_target_where_it_is(size):
     """Chains that begin as draws of N(1, diag(1, 4)) stay so, with a step that rejects often (2 would diverge)."""
@@ -383,7 +396,7 @@ def test_sites_that_cannot_be_moved_are_refused(family, message):
         (lambda p: pv.Annealing(schedule="cosine"), "unknown schedule"), (lambda p: pv.sandwich(p, 1), "size is 1"),
         (lambda p: pv.sandwich(p, 4, chains=0), "chains is 0"),
         (lambda p: pv.sandwich(p, 4, samples=1), "samples is 1"),
-        (lambda p: pv.sandwich(p, 4, torch.zeros(3)), "one row for each of the 4 data"),
+        (lambda p: pv.sandwich(p, 4, torch.zeros(3)), "takes no condition"),
         (lambda p: pv.sandwich("pair"), "a Pair is needed"),
     ],
 )  # fmt: skip

@@ -12,7 +12,6 @@ from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.densities import (
     Code,
     Values,
-    check_condition,
     exact_sites,
     family,
     log_terms,
@@ -21,7 +20,7 @@ from pyro_vaes.inference.densities import (
     seed_at,
     total,
 )
-from pyro_vaes.inference.guard import as_batch, check_data
+from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.pair import Pair
 
 
@@ -70,7 +69,7 @@ def decompose(
     belong to the reconstruction.
 
     Args:
-        x: (N, d), N at least 2. y: conditions, (N, ...), or None. draws: of the guide per datum.
+        x: (N, d), N at least 2. y: conditions of a conditional pair. draws: of the guide per datum.
         chunk: draws at a time. batch_size: posteriors at a time. seed: of the draws.
 
     Raises:
@@ -84,7 +83,7 @@ def decompose(
     (True, True)
     """
     check_data(pair, x)
-    check_condition(x, y)
+    y = check_condition(pair, x, y)
     for name, value in (("draws", draws), ("chunk", chunk), ("batch_size", batch_size)):
         whole(name, value)
     whole("seed", seed, low=0)

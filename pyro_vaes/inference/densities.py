@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from pyro_vaes.distributions import Jeffreys
 from pyro_vaes.errors import InputError, first_line
-from pyro_vaes.inference.guard import as_batch, check_data
+from pyro_vaes.inference.guard import as_batch
 from pyro_vaes.pair import Pair, aside
 
 Values = dict[str, Tensor]
@@ -129,14 +129,14 @@ def total(sites: Mapping[str, Any], names, particles: int, x: Tensor) -> Tensor:
     return total
 
 
-def examine(pair: Pair, x: Tensor, y: Tensor | None = None, simulated: bool = False) -> Code:
-    """Check data and pair before any work: every density must be one, and every site a datum's own.
+def examine(pair: Pair, x: Tensor, y: Tensor | None = None) -> Code:
+    """Check a pair before any work: every density must be one, and every site a datum's own.
 
     Args:
-        simulated: the model drew x itself, so that it may leave the range of the variant's data.
+        x: data that have been checked, (N, d). y: their conditions as the pair takes them, (N, c), or None.
 
     Raises:
-        InputError: for bad data, a model without a normalised density, a guide that is a point mass, or a site outside
+        InputError: for a model without a normalised density, a guide that is a point mass, or a site outside
             of the data plate.
 
     >>> from pyro_vaes.variants import indexed_ic_vae
@@ -145,9 +145,6 @@ def examine(pair: Pair, x: Tensor, y: Tensor | None = None, simulated: bool = Fa
         ...
     pyro_vaes.errors.InputError: indexed_ic_vae has no normalised density: its factor 'sigma' is part of no distribution
     """
-    if not simulated:
-        check_data(pair, x)
-    check_condition(x, y)
     p, q = _rehearsed(pair, x, y)
     for name, site in (p | {f"guide's {n}": s for n, s in q.items()}).items():
         if isinstance(family(site), Jeffreys):
@@ -167,13 +164,6 @@ def examine(pair: Pair, x: Tensor, y: Tensor | None = None, simulated: bool = Fa
                 )
     exact = tuple(name for name in exact_sites(pair) if name in q)
     return Code({n: tuple(s["fn"].event_shape) for n, s in q.items() if n not in exact}, exact)
-
-
-def check_condition(x: Tensor, y: Tensor | None) -> None:
-    """Refuse a condition that does not go with the data row by row."""
-    if y is not None and (not isinstance(y, Tensor) or y.dim() == 0 or len(y) != len(x)):
-        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"y is {shape}: it must be a tensor with one row for each of the {len(x)} data")
 
 
 def check_continuous(pair: Pair, code: Code, x: Tensor, y: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.annealed import Annealing, annealed_weights
 from pyro_vaes.inference.densities import check_continuous, draw_and_weigh, examine, quietly, seed_at
-from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.pareto import khat as pareto_khat
 from pyro_vaes.pair import Pair
 
@@ -70,7 +70,7 @@ def log_likelihood(
     ``batch_size`` weights; sums run in float64.
 
     Args:
-        x: (N, d), in the pair's range, or uint8 pixels. y: what the pair is conditioned on, (N, ...), or None.
+        x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
         samples: S, at least 2: draws per datum, 1000 by default; for ``"ais"`` chains per datum, 16 by default
             (too few for a k-hat, which is then infinite).
         method: ``"is"``, or ``"ais"`` for Hamiltonian transitions along a path to p(x, z).
@@ -95,6 +95,8 @@ def log_likelihood(
     samples = check_numbers(samples, method, chunk, batch_size, seed)
     if annealing is not None and method != "ais":
         raise InputError("annealing belongs to method='ais'")
+    check_data(pair, x)
+    y = check_condition(pair, x, y)
     code = examine(pair, x, y)
     if method == "is":
 

@@ -133,8 +133,7 @@ def active_units_by_site(
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         for start in range(0, len(x), 512):
-            rows = slice(start, start + 512)
-            parts.append(_code_means(pair, as_batch(x[rows]), None if y is None else y[rows], draws))
+            parts.append(_code_means(pair, as_batch(x[start : start + 512]), _rows(y, start, 512), draws))
     found = {}
     for site in parts[0]:
         mean, noise = (torch.cat([part[site][i] for part in parts]) for i in (0, 1))

@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, first_line, whole
 from pyro_vaes.inference.annealed import Annealing, Path, adapted, backward, forward
 from pyro_vaes.inference.densities import Code, check_continuous, examine, quietly, run, seed_at
+from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.inference.likelihood import LogLikelihood, importance_weights, summarise
 from pyro_vaes.pair import Pair
 
@@ -71,7 +72,7 @@ def sandwich(
     data as far as the model's data resemble them, and no further.
 
     Args:
-        size: N, how many data, at least 2. y: conditions, (N, ...), or None.
+        size: N, how many data, at least 2. y: conditions of a conditional pair, labels (N,) or (N, c).
         annealing: the path, by default :class:`~pyro_vaes.inference.annealed.Annealing`'s own.
         chains: C, per datum, each way. samples: of importance sampling on the same data; 0 leaves it out.
         chunk: particles at a time. batch_size: data at a time. seed: of everything drawn.
@@ -92,6 +93,9 @@ def sandwich(
     if samples == 1:
         raise InputError("samples is 1: it must be 0, or at least 2")
     settings = annealing or Annealing()
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    y = check_condition(pair, next(pair.parameters(), torch.empty(0)).new_empty(size, 1), y)
     code, x, truth = _simulated(pair, size, y, seed)
     lower, upper, parts = [], [], []
     with quietly(pair):
@@ -110,10 +114,6 @@ def sandwich(
 
 def _simulated(pair: Pair, size: int, y: Tensor | None, seed: int) -> tuple[Code, Tensor, Tensor]:
     """Check the pair, then draw data and their codes, (1, N, k)."""
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if y is not None and (not isinstance(y, Tensor) or y.dim() == 0 or len(y) != size):
-        raise InputError(f"y must be a tensor with one row for each of the {size} data")
     with quietly(pair):
         seed_at(seed, size, 3)
         try:
@@ -122,7 +122,7 @@ def _simulated(pair: Pair, size: int, y: Tensor | None, seed: int) -> tuple[Code
             reason = first_line(error)
             raise InputError(f"{pair.name} has no normalised density to draw data from: {reason}") from error
         x = sites["x"]["value"].reshape(size, -1)
-    code = examine(pair, x, y, simulated=True)
+    code = examine(pair, x, y)
     check_continuous(pair, code, x, y)
     path = Path(pair, code, x, y, "prior")
     return code, x, path.state({name: sites[name]["value"] for name in code.free})
