@@ -18,6 +18,7 @@ _HOMES = {
     "pyro_vaes.variants": [
         "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae",
         "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
+        "cvae", "structured_cvae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pyro_vaes.errors import unknown
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.conditional import cvae, structured_cvae
 from pyro_vaes.variants.robust import (
     affine_ic_vae,
     autoencoder,
@@ -32,7 +33,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
     f.__name__: f
     for f in (
         vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
-        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae, cvae, structured_cvae,
     )
 }  # fmt: skip
 
