@@ -42,12 +42,12 @@ def build(name, seed=0, **kw):
 
 def batch(name="", rows=6, seed=1):
     x = torch.rand(rows, D, generator=torch.Generator().manual_seed(seed), dtype=F64)
-    return x.round() if name == "vae" else x
+    return x.round() if name in ("vae", "cvae", "structured_cvae") else x
 
 
 def seeded(pair, x, seed=3, **kw):
     torch.manual_seed(seed)
-    return pair(x, **kw)
+    return pair(x, pair.first_condition(len(x)), **kw)
 
 
 def grads(total, pair):
@@ -109,7 +109,7 @@ def test_gradient_is_finite_where_the_residual_is_zero(name):
     with torch.no_grad():
         for p in pair.model.decoder.parameters():
             p.zero_()
-    x = torch.full((3, D), 0.0 if name in ("vae", "affine_ic_vae") else 0.5, dtype=F64)
+    x = torch.full((3, D), 0.0 if name in ("vae", "cvae", "structured_cvae", "affine_ic_vae") else 0.5, dtype=F64)
     loss = seeded(pair, x)
     assert loss.total.isfinite() and all(g.isfinite().all() for g in grads(loss.total, pair))
 

@@ -202,6 +202,32 @@ def hand_rlc_vae(p, x, passes=2, recycle_grad=False, **kw):
     return recycle(x, lambda x, z: (decode(p, z), sigma(z)), passes, one, not recycle_grad)
 
 
+def log_bernoulli(x, logits):
+    prob = torch.sigmoid(logits)
+    return (x * torch.log(prob) + (1 - x) * torch.log(1 - prob)).sum(-1)
+
+
+def beside(a, y):
+    """Vector and condition side by side; the condition of a datum is that of all its codes."""
+    return torch.cat([a, y + 0 * a[..., :1]], -1)
+
+
+def hand_cvae(p, x, y, **kw):
+    """S4 4.2.3: the label beside the pixels and beside the code, whose prior knows nothing of it."""
+    z, kl = draw(p, beside(x, y))
+    return {"z": kl, "x": -log_bernoulli(x, decode(p, beside(z, y), output=IDENTITY))}
+
+
+def hand_structured_cvae(p, x, y, **kw):
+    """S4 Eq. 3, with x for what is predicted: -KL[q(z | x, y) || p(z | y)] + E log p(x | y, z)."""
+    loc, scale = encode(p, beside(x, y))
+    h = net(p, "model.prior.trunk", y, output=torch.relu)
+    m, s = net(p, "model.prior.loc", h), softplus(net(p, "model.prior.raw_scale", h)) + 1e-5
+    z = loc + scale * torch.randn_like(loc)
+    kl = (torch.log(s / scale) + (scale**2 + (loc - m) ** 2) / (2 * s**2) - 0.5).sum(-1)
+    return {"z": kl, "x": -log_bernoulli(x, decode(p, beside(z, y), output=IDENTITY))}
+
+
 def hand_autoencoder(p, x, **kw):
     z = net(p, "guide.encoder", x)
     return {"x": 0.5 * ((x - decode(p, z)) ** 2).sum(-1) + D * LOG_2PI / 2}
@@ -224,7 +250,17 @@ HAND = {name.removeprefix("hand_"): f for name, f in list(globals().items()) if 
 def batch(name="", rows=B, seed=1):
     g = torch.Generator().manual_seed(seed)
     x = torch.rand(rows, D, generator=g, dtype=torch.float64)
-    return x.round() if name == "vae" else x
+    return x.round() if name in ("vae", *CONDITIONS) else x
+
+
+CONDITIONS = {"cvae": 10, "structured_cvae": 10}
+
+
+def condition(name, rows=B):
+    """The condition of a batch: labels for one, numbers for the other; None for a variant that takes none."""
+    labels = torch.eye(10, dtype=torch.float64)[torch.arange(rows) % 10]
+    numbers = torch.linspace(-1, 1, rows * 10, dtype=torch.float64).reshape(rows, 10)
+    return {"cvae": labels, "structured_cvae": numbers}.get(name)
 
 
 def build(name, seed=0, **kw):
@@ -240,6 +276,8 @@ def build(name, seed=0, **kw):
 
 def by_hand(name, pair, x, **kw):
     """(B,) losses by site; draws in the order in which the guide draws."""
+    y = condition(name, x.shape[-2])
+    kw = kw if y is None else {**kw, "y": y}
     return HAND[name](dict(pair.named_parameters()), x, **kw)
 
 
@@ -292,6 +330,7 @@ NOT_RECYCLED = [n for n in VARIANTS if n not in ("ric_vae", "r_l2_vae", "rlc_vae
 # beta is an argument of these; autoencoders have none, and affine_ic_vae and the recurrent ones fix it at 1.
 WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
+    "cvae", "structured_cvae",
 ]  # fmt: skip
 
 
@@ -306,17 +345,19 @@ def test_every_variant_has_a_hand_formula():
 def test_networks_have_the_widths_that_were_asked_for(name):
     """The decoder's are the encoder's from back to front."""
     shapes = [tuple(p.shape) for n, p in build(name).named_parameters() if n.endswith("weight")]
-    decoder, encoder = [(4, K), (6, 4), (D, 6)], [(6, D), (4, 6), (K, 4)]
+    c = CONDITIONS.get(name, 0)
+    decoder, encoder = [(4, K + c), (6, 4), (D, 6)], [(6, D + c), (4, 6), (K, 4)]
     heads = 1 if name in ("autoencoder", "induced_ae") else 2
     scale = decoder if name in ("gaussian_vae", "lc_vae", "rlc_vae") else []
-    assert shapes == decoder + scale + encoder + encoder[-1:] * (heads - 1)
+    prior = [(6, c), (4, 6), (K, 4), (K, 4)] if name == "structured_cvae" else []
+    assert shapes == prior + decoder + scale + encoder + encoder[-1:] * (heads - 1)
 
 
 @pytest.mark.parametrize(("name", "kw"), CASES)
 def test_loss_and_gradient_are_those_of_the_hand_formula(name, kw):
     pair, x = build(name, **kw), batch(name)
     torch.manual_seed(3)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(3)
     terms = by_hand(name, pair, x, **kw)
     total = total_of(terms)
@@ -334,7 +375,7 @@ def test_the_improper_prior_of_the_source_can_be_trained_on(name):
     kw = {"floor": 0.0625, "width": INF}
     pair, x = build(name, **kw), batch(name)
     torch.manual_seed(3)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(3)
     total = total_of(by_hand(name, pair, x, **kw))
     torch.testing.assert_close(loss.total, total, rtol=1e-10, atol=1e-10)
@@ -343,7 +384,7 @@ def test_the_improper_prior_of_the_source_can_be_trained_on(name):
 
 @pytest.mark.parametrize(("name", "kw"), CASES)
 def test_terms_sum_to_the_total(name, kw):
-    loss = build(name, **kw)(batch(name), size=50)
+    loss = build(name, **kw)(batch(name), condition(name), size=50)
     torch.testing.assert_close(sum(loss.terms.values()), loss.total)
     assert loss.total.dim() == 0 and loss.bound.dim() == 0 and not loss.bound.requires_grad
 
@@ -355,7 +396,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
     losses = []
     for size in (None, B, 1000):
         torch.manual_seed(4)
-        losses.append(pair(x, size=size))
+        losses.append(pair(x, condition(name), size=size))
     for other in losses[1:]:
         torch.testing.assert_close(other.total, losses[0].total, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(other.bound, losses[0].bound, rtol=1e-9, atol=1e-9)
@@ -367,7 +408,7 @@ def test_the_bound_is_minus_the_loss_of_the_first_pass(name):
     pair, x = build(name), batch(name)
     kw = {} if name in NOT_RECYCLED else {"passes": 1}
     torch.manual_seed(5)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(5)
     torch.testing.assert_close(loss.bound, -total_of(by_hand(name, pair, x, **kw)).detach(), rtol=1e-10, atol=1e-10)
 
@@ -377,7 +418,7 @@ def test_the_bound_is_minus_the_loss_of_the_first_pass(name):
 def test_beta_weighs_the_divergence_of_the_code(name, beta):
     pair, x = build(name, beta=beta), batch(name)
     torch.manual_seed(6)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(6)
     terms = by_hand(name, pair, x)
     total = sum(beta * v.mean() if site == "z" else v.mean() for site, v in terms.items())
@@ -390,7 +431,7 @@ def test_bound_does_not_know_beta(name):
     bounds, totals = [], []
     for beta in (0.0, 1.0, 4.0):
         torch.manual_seed(7)
-        loss = build(name, beta=beta)(batch(name))
+        loss = build(name, beta=beta)(batch(name), condition(name))
         bounds.append(loss.bound)
         totals.append(loss.total.detach())
     torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-10, atol=1e-10)
@@ -413,7 +454,7 @@ def test_bound_of_an_autoencoder_still_has_the_prior(name):
     p = dict(pair.named_parameters())
     z = net(p, "guide.encoder", x)
     prior = (0.5 * z**2).sum(-1) + K * LOG_2PI / 2
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.testing.assert_close(loss.bound, -(loss.total + prior.mean()).detach(), rtol=1e-10, atol=1e-10)
 
 
@@ -437,7 +478,7 @@ def test_particles_are_averaged(name, particles):
     objective = pair.objective
     objective.particles = particles
     torch.manual_seed(9)
-    loss = objective(pair.model, pair.guide, x, size=70)
+    loss = objective(pair.model, pair.guide, x, condition(name), size=70)
     torch.manual_seed(9)
     terms = by_hand(name, pair, x.expand(particles, B, D))
     assert name in ("autoencoder", "induced_ae") or terms["z"].shape == (particles, B)
@@ -471,7 +512,7 @@ def test_eq_8_is_twice_eq_20(name):
     for row in batch():
         x = row[None]
         torch.manual_seed(11)
-        loss = pair(x).total
+        loss = pair(x, condition(name)).total
         torch.manual_seed(11)
         loc, scale = encode(p, x)
         z = loc + scale * torch.randn_like(loc)
