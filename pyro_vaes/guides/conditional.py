@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
 
-from pyro_vaes.nn.joined import joined
+from pyro_vaes.nn.joined import given, joined
 from pyro_vaes.plates import data_plate
 
 
@@ -59,7 +59,7 @@ class FromCondition(PyroModule):
 
     def forward(self, x=None, y=None, *, size=None):
         with data_plate(x, size):
-            loc, scale = self.prior(y)
+            loc, scale = self.prior(given(y))
             return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
 

@@ -92,7 +92,7 @@ def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
     return value
 
 
-def active_units(pair: Pair, x: Tensor) -> int:
+def active_units(pair: Pair, x: Tensor, y: Tensor | None = None) -> int:
     r"""Count the entries of the code that the data move: those with :math:`\mathrm{Var}_x[\mu_z(x)] > 0.01`.
 
     Source: Burda, Grosse & Salakhutdinov (2016), 5.2.
@@ -101,23 +101,26 @@ def active_units(pair: Pair, x: Tensor) -> int:
     >>> 0 <= active_units(l2_vae(4, 2, (8,)), torch.rand(9, 4)) <= 2
     True
     """
+    y = check_condition(pair, x, y)
     pair.eval()
     means = []
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         for start in range(0, len(x), 512):
-            site: Any = poutine.trace(pair.guide).get_trace(as_batch(x[start : start + 512])).nodes["z"]
+            batch = as_batch(x[start : start + 512])
+            site: Any = poutine.trace(pair.guide).get_trace(batch, _rows(y, start, 512)).nodes["z"]
             means.append(site["fn"].mean)
     return int((torch.cat(means).var(0) > 0.01).sum())
 
 
-def ordinary_residual(pair: Pair, x: Tensor) -> float:
+def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     """Give the mean size of a residual that is no outlier: the floor, or the scale, that a result is read with.
 
     >>> from pyro_vaes.variants import ic_vae
     >>> round(ordinary_residual(ic_vae(4, 2, (8,), floor=0.2), torch.rand(3, 4)), 3)
     0.2
     """
-    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]))[1] for i in range(0, len(x), 512)]).mean().item()
+    y, starts = check_condition(pair, x, y), range(0, len(x), 512)
+    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:

@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 from pyro.nn import PyroModule
 
-from pyro_vaes.nn.joined import joined
+from pyro_vaes.nn.joined import given, joined
 from pyro_vaes.plates import data_plate
 
 
@@ -63,7 +63,7 @@ class StructuredOutput(PyroModule):
 
     def forward(self, x=None, y=None, *, size=None):
         with data_plate(x, size):
-            loc, scale = self.prior(y)
+            loc, scale = self.prior(given(y))
             z = pyro.sample("z", dist.Normal(loc, scale).to_event(1))
             return pyro.sample("x", dist.Bernoulli(logits=self.decoder(joined(z, y))).to_event(1), obs=x)
 
@@ -89,4 +89,4 @@ class DirectOutput(PyroModule):
 
     def forward(self, x=None, y=None, *, size=None):
         with data_plate(x, size):
-            return pyro.sample("x", dist.Bernoulli(logits=self.decoder(y)).to_event(1), obs=x)
+            return pyro.sample("x", dist.Bernoulli(logits=self.decoder(given(y))).to_event(1), obs=x)
