@@ -10,6 +10,7 @@ import torch
 import pyro_vaes as pv
 from pyro_vaes.cli import main
 from pyro_vaes.data.quadrants import quadrants
+from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.posterior import bound
 
 SMALL = ["--hidden", "[12]", "--latent_dim", "3", "--steps", "20", "--limit", "120", "--binarise", "0.5"]
@@ -84,7 +85,7 @@ def test_clean_sample_and_evaluate_with_labels(labelled, here, capsys):
 def test_resume_goes_on_with_the_labels(labelled, here, monkeypatch):
     def stopped(*given, **options):
         stop = lambda step: signal.raise_signal(signal.SIGINT) if step == 7 else None  # noqa: E731
-        return pv.fit(*given, **options, on_step=stop)
+        return fit(*given, **options, on_step=stop)
 
     with monkeypatch.context() as patch:
         patch.setattr("pyro_vaes.inference.fit.fit", stopped)
