@@ -16,9 +16,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "pyro_vaes.pair": ["Pair"],
     "pyro_vaes.variants": [
-        "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae",
+        "VARIANTS", "variant", "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "iwae", "iwae_2", "ladder_vae",
+        "skip_vae", "cnn_vae", "memoriser", "ic_vae", "indexed_ic_vae",
         "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
         "cvae", "structured_cvae",
+        "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],
@@ -32,6 +34,9 @@ _HOMES = {
     "pyro_vaes.inference.state": ["warm_start"],
     "pyro_vaes.inference.guard": ["Diverged"],
     "pyro_vaes.inference.posterior": ["clean", "sample", "reconstruct", "Cleaned"],
+    "pyro_vaes.inference.likelihood": ["log_likelihood", "LogLikelihood"],
+    "pyro_vaes.inference.annealed": ["Annealing"],
+    "pyro_vaes.inference.sandwich": ["sandwich", "Sandwich"],
     "pyro_vaes.inference.outliers": ["outlier_probability"],
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
     "pyro_vaes.inference.run": ["Run"],

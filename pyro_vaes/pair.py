@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
+from torch.distributions import TransformedDistribution
 
 from pyro_vaes.errors import InputError, first_line, whole
 from pyro_vaes.inference.objective import ELBO, Loss, Objective
@@ -236,7 +237,7 @@ def _check_parameters(program: nn.Module, trace) -> None:
 
 def _family(site) -> str:
     fn = site["fn"]
-    while hasattr(fn, "base_dist"):
+    while hasattr(fn, "base_dist") and not isinstance(fn, TransformedDistribution):
         fn = fn.base_dist
     return "factor" if type(fn).__name__ == "Unit" else type(fn).__name__
 

@@ -1,5 +1,7 @@
 """A clean room for every test: seeded, one thread, Pyro's validation on, an empty parameter store."""
 
+from importlib.util import find_spec
+
 import pyro
 import pytest
 import torch
@@ -15,6 +17,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "inductor" in item.name or "compiled" in item.name:
                 item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
+    # Splines are an extra: without it, what is named after them does not run.
+    if not find_spec("zuko"):
+        for item in items:
+            if "spline" in item.nodeid.rpartition("::")[2]:
+                item.add_marker(pytest.mark.skip(reason="needs zuko"))
 
 
 @pytest.fixture(autouse=True)

@@ -95,6 +95,33 @@ def test_sample_and_evaluate(run, here, capsys):
     assert json.loads((run / "evaluation.json").read_text())["active units"] >= 0
 
 
+def test_evaluate_with_the_likelihood(run, here, capsys):
+    """Both estimators, with their errors, and parts that sum to the bound; the plain command tells nothing of it."""
+    assert main(["evaluate", str(run), "--likelihood", "60", "--ais", "4", "--rows", "20"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads((run / "evaluation.json").read_text())
+    x = pv.corrupt(pv.load("digits", limit=120).x, "impulse:0.3", shape=(8, 8), seed=0).x[:20]
+    expected = pv.log_likelihood(pv.Run.open(run).pair(), x, samples=60)
+    assert found["log p(x) (nats per datum)"] == pytest.approx(expected.mean)
+    assert found["log p(x): share of k-hat above 0.7"] == expected.unreliable
+    assert found["annealed log p(x): Monte-Carlo standard error"] > 0
+    parts = [found[f"KL: {part}"] for part in ("information of codes about their data",
+                                               "aggregated posterior from the prior")]  # fmt: skip
+    assert sum(parts) == pytest.approx(found["KL (nats per datum)"])
+    assert f"log p(x) (nats per datum): {expected.mean:.4f} +- {expected.mean_se:.4f}" in out
+    assert main(["evaluate", str(run)]) == 0
+    assert "log p(x)" not in capsys.readouterr().out + (run / "evaluation.json").read_text()
+
+
+def test_a_variant_without_a_density_is_evaluated_all_the_same(here, capsys):
+    assert main(["fit", "ic_vae", "--out", "ic", *SMALL]) == 0
+    assert main(["evaluate", "ic", "--likelihood", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "ic_vae has no normalised density" in out
+    assert "ordinary residual" in out and "wrote" in out
+    assert "no normalised density" in json.loads((here / "ic/evaluation.json").read_text())["log p(x)"]
+
+
 def test_fit_without_a_target_trains_the_variant_that_tunes_itself(here):
     assert main(["fit", "--steps", "2", "--hidden", "[5]"]) == 0
     assert json.loads((here / "runs/t_vae/config.json").read_text())["target"] == "t_vae"
@@ -324,6 +351,8 @@ CASES = {
     "sample RUN --draws 0": "draws",
     "sample RUN --output x.csv": "must end in",
     "evaluate folder": "not a run folder",
+    "evaluate RUN --likelihood 1": "an error needs two samples",
+    "evaluate RUN --ais -1": "ais is -1",
     "describe t_vae --data_dim 0": "data_dim",
     "reproduce frey": "did you mean 'frey-recovery'",
     "reproduce demo --scale big": "unknown scale",

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule, PyroParam
+from small import sizes
 from torch import nn
 
 import pyro_vaes as pv
@@ -29,7 +30,7 @@ ENGINES = [
 
 def make(name="l2_vae", **arguments):
     torch.manual_seed(3)
-    return pv.variant(name)(data_dim=D, latent_dim=K, hidden=(6, 5), **arguments).train()
+    return pv.variant(name)(**sizes(name, D, K, (6, 5)), **arguments).train()
 
 
 def batch(rows=10, dtype=torch.float64):

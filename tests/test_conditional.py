@@ -125,6 +125,19 @@ def test_without_a_code_the_bound_is_the_likelihood_itself():
     assert pv.fit(pair.float(), X.float(), Y.float(), steps=3, engine="graph", progress=False).step == 3
 
 
+def test_labels_and_one_hot_vectors_give_one_likelihood():
+    from pyro_vaes.evaluation.decomposition import decompose
+    from pyro_vaes.inference.likelihood import log_likelihood
+
+    pair, labels = make("cvae", classes=C), Y.argmax(1)
+    values = [log_likelihood(pair, X, y, samples=20).value for y in (labels, Y)]
+    assert torch.equal(*values)
+    assert decompose(pair, X, labels) == decompose(pair, X, Y)
+    for function in (log_likelihood, decompose):
+        with pytest.raises(pv.InputError, match="labels of cvae are whole, 0 to 3"):
+            function(pair, X, labels + 1)
+
+
 def test_labels_steer_what_is_drawn():
     """Two classes that are opposite images: after training each label draws its own."""
     torch.manual_seed(5)

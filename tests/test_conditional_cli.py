@@ -76,9 +76,10 @@ def test_clean_sample_and_evaluate_with_labels(labelled, here, capsys):
     assert np.allclose(np.load("s.npy").reshape(6, 64), pv.sample(pair, 6, 3))
     assert main(["sample", str(labelled), "--output", "t.npy", "--draws", "12"]) == 0
     assert np.allclose(np.load("t.npy").reshape(12, 64), pv.sample(pair, 12, torch.arange(12) % 10))
-    assert main(["evaluate", str(labelled)]) == 0
+    assert main(["evaluate", str(labelled), "--likelihood", "50", "--rows", "20"]) == 0
     found = json.loads((labelled / "evaluation.json").read_text())
     assert found["bound (nats per datum)"] == pytest.approx(bound(pair, *digits(120)))
+    assert found["log p(x | y) (nats per datum)"] > found["bound (nats per datum)"] - 5
     assert "detect is for pairs that take none" in refused(["detect", str(labelled), "digits"], capsys)
 
 

@@ -81,7 +81,8 @@ class ELBO(nn.Module):
             held as a tensor, the setting ``objective.beta`` (or ``objective.beta.SITE``) of a pair, so that a schedule
             can change it while a compiled step runs.
         particles: L, draws of the guide per datum.
-        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists.
+        sampled: latent sites whose KL is the sampled log q - log p even though a closed form exists. A site that the
+            guide draws before one that the model draws it from is always sampled: see :func:`turned`.
         exact: latent sites w, discrete ones included, whose q is the model's exact posterior given x and the sites u
             drawn before: :math:`q(w | u, x) = p(w | u, x)`. By Bayes' rule
             :math:`\log p(x, w | u) - \log q(w | u, x) = \log p(x | u)` for *every* w. The draw is therefore taken as a
@@ -150,11 +151,12 @@ class ELBO(nn.Module):
         self._known([name for name, site in q.nodes.items() if site["type"] == "sample"])
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)
+        drawn = {*self.sampled, *self.exact, *turned(q, p)}
         for name, site in p.nodes.items():
             if site["type"] != "sample" or (site["infer"] or {}).get("_deterministic"):
                 continue
             exact = name in self.exact
-            term = _site_term(name, site, q.nodes.get(name), exact or name in self.sampled, exact).sum() * per_datum
+            term = _site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
             bound = bound - term.detach()
             if name in q.nodes and not exact:
                 term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum))
@@ -211,6 +213,27 @@ def trace_of(program, x, y, size, particles: int, at: poutine.Trace | None = Non
     if at is not None:
         program = poutine.replay(program, trace=at)
     return prune_subsample_sites(poutine.trace(program).get_trace(x, y, size=size))
+
+
+def turned(q: poutine.Trace, p: poutine.Trace) -> list[str]:
+    r"""Name the latent sites that the guide draws before a site that the model draws earlier.
+
+    For such a site the divergence at one draw of the others is not the bound's term: in
+    :math:`q(z_1 | x) q(z_2 | z_1)` the expectation of :math:`\log q(z_1 | x) - \log p(z_1 | z_2)` is over both at
+    once, and :math:`\mathrm{KL}[q(z_1 | x) \| p(z_1 | z_2)]` at a z_2 that came from z_1 is something else.
+
+    >>> from pyro_vaes.variants import iwae_2
+    >>> turned(*iwae_2(data_dim=4).traces())
+    ['z_1']
+    """
+    order = {name: i for i, name in enumerate(q.nodes)}
+    found, latest = [], -1
+    for name in p.nodes:
+        if name in order and p.nodes[name]["type"] == "sample":
+            if order[name] < latest:
+                found.append(name)
+            latest = max(latest, order[name])
+    return found
 
 
 class _Constant(Messenger):

@@ -7,9 +7,11 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.inference.densities import exact_sites
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.pair import Pair
 
@@ -93,23 +95,80 @@ def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
 
 
 def active_units(pair: Pair, x: Tensor, y: Tensor | None = None) -> int:
-    r"""Count the entries of the code that the data move: those with :math:`\mathrm{Var}_x[\mu_z(x)] > 0.01`.
+    r"""Count the entries of the code that the data move: those with :math:`\mathrm{Var}_x[\mathrm{E}_q z] > 0.01`.
 
-    Source: Burda, Grosse & Salakhutdinov (2016), 5.2.
+    The sum of :func:`active_units_by_site` over the sites of the code.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> 0 <= active_units(l2_vae(4, 2, (8,)), torch.rand(9, 4)) <= 2
     True
     """
+    return sum(active_units_by_site(pair, x, y).values())
+
+
+def active_units_by_site(
+    pair: Pair, x: Tensor, y: Tensor | None = None, *, draws: int = 64, seed: int = 0
+) -> dict[str, int]:
+    r"""Count the active entries of every site of the code: ``z``, or ``z_1`` ... ``z_L``.
+
+    .. math:: A_u = \mathrm{Var}_x\big[\mathrm{E}_{q(u | x)}\, u\big] > 0.01
+
+    Where the guide is one site with a mean in closed form, that mean is taken. Elsewhere (a flow, several layers) it is
+    the mean over ``draws`` of the site's mean, or of its value where it has none; the variance that the draws
+    themselves leave in such a mean, as large as the threshold for an entry that is all prior, is taken off.
+
+    Args:
+        x: (N, d), N at least 2. y: conditions, or None. draws: at least 2. seed: of the draws.
+
+    Source: Burda, Grosse & Salakhutdinov (2016), 5.2.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> list(active_units_by_site(l2_vae(4, 2, (8,)), torch.rand(9, 4)))
+    ['z']
+    """
+    whole("draws", draws, low=2), whole("seed", seed, low=0)
     y = check_condition(pair, x, y)
     pair.eval()
-    means = []
-    with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+    parts = []
+    with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
         for start in range(0, len(x), 512):
-            batch = as_batch(x[start : start + 512])
-            site: Any = poutine.trace(pair.guide).get_trace(batch, _rows(y, start, 512)).nodes["z"]
-            means.append(site["fn"].mean)
-    return int((torch.cat(means).var(0) > 0.01).sum())
+            rows = slice(start, start + 512)
+            parts.append(_code_means(pair, as_batch(x[rows]), None if y is None else y[rows], draws))
+    found = {}
+    for site in parts[0]:
+        mean, noise = (torch.cat([part[site][i] for part in parts]) for i in (0, 1))
+        found[site] = int((mean.var(0) - noise.mean(0) > 0.01).sum())
+    return found
+
+
+def _code_means(pair: Pair, x: Tensor, y: Tensor | None, draws: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Per site of the code E_q u of each datum, and the variance that drawing has left in it."""
+    seen: dict[str, list[Tensor]] = {}
+    closed = False
+    for _ in range(draws):
+        sites = prune_subsample_sites(poutine.trace(pair.guide).get_trace(x, y)).nodes
+        given = exact_sites(pair)
+        latent = [name for name, site in sites.items() if site["type"] == "sample" and name not in given]
+        # By name, as every pair of ours has it; a pair of one's own may call its code otherwise.
+        codes = [n for n in latent if n == "z" or n.startswith("z_")] or latent
+        means = {name: _mean(sites[name]) for name in codes}
+        for name, (value, _) in means.items():
+            seen.setdefault(name, []).append(value)
+        closed = len(codes) == 1 and means[codes[0]][1]
+        if closed:
+            break
+    each = {name: torch.stack(values) for name, values in seen.items()}
+    noise = {n: torch.zeros_like(v[0]) if closed else v.var(0) / draws for n, v in each.items()}
+    return {name: (value.mean(0), noise[name]) for name, value in each.items()}
+
+
+def _mean(site: Any) -> tuple[Tensor, bool]:
+    """A site's mean and True, or its value and False where no mean is known."""
+    try:
+        return site["fn"].mean, True
+    except (NotImplementedError, AttributeError):
+        return site["value"], False
 
 
 def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:

@@ -6,9 +6,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, unknown, whole
 
 Activation = type[nn.Module]
+ACTIVATIONS: dict[str, Activation] = {"tanh": nn.Tanh, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
 def mlp(sizes: Sequence[int], activation: Activation = nn.ReLU) -> nn.Sequential:
@@ -100,3 +101,14 @@ def check_sizes(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
     sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
     for name, size in sizes.items():
         whole(name, size, high=10**6)
+
+
+def activation_of(name: str) -> Activation:
+    """Look an activation up by name.
+
+    >>> activation_of("tanh")
+    <class 'torch.nn.modules.activation.Tanh'>
+    """
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise unknown("activation", str(name), list(ACTIVATIONS))
+    return ACTIVATIONS[name]

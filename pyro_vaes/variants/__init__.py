@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 from pyro_vaes.errors import unknown
 from pyro_vaes.pair import Pair
-from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.classical import gamma_vae, gaussian_vae, iwae, l2_vae, lc_vae, vae
 from pyro_vaes.variants.conditional import cvae, structured_cvae
+from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
+from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.robust import (
     affine_ic_vae,
     autoencoder,
@@ -32,8 +34,11 @@ from pyro_vaes.variants.robust import (
 VARIANTS: dict[str, Callable[..., Pair]] = {
     f.__name__: f
     for f in (
-        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
-        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae, cvae, structured_cvae,
+        vae, gaussian_vae, l2_vae, gamma_vae, lc_vae, iwae, iwae_2, ladder_vae, skip_vae, cnn_vae, memoriser,
+        ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae,
+        rvae, ric_vae, r_l2_vae, rlc_vae, autoencoder, induced_ae,
+        planar_vae, iaf_vae, spline_vae, mixture_vae, vamp_vae,
+        cvae, structured_cvae,
     )
 }  # fmt: skip
 

@@ -1,0 +1,163 @@
+"""log p(x), datum by datum, with what is known of the estimate's own error."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.inference.annealed import Annealing, annealed_weights
+from pyro_vaes.inference.densities import as_given, check_continuous, draw_and_weigh, examine, quietly, seed_at
+from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.inference.pareto import khat as pareto_khat
+from pyro_vaes.pair import Pair
+
+Weigh = Callable[[Tensor, "Tensor | None", int], Tensor]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """What :func:`log_likelihood` found, each of shape (N,), float64.
+
+    Attributes:
+        value: log p(x) in nats: the log of the mean weight. Its expectation lies below the truth, by about se^2 / 2.
+        se: Monte-Carlo standard error of ``value``, by the delta method; it means nothing where ``khat`` is large.
+        khat: Pareto's shape of the datum's largest weights; see :func:`~pyro_vaes.inference.pareto.khat`.
+    """
+
+    value: Tensor
+    se: Tensor
+    khat: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean of log p(x) over the data, in nats."""
+        return self.value.mean().item()
+
+    @property
+    def mean_se(self) -> float:
+        """Monte-Carlo standard error of ``mean``: of the estimator, for these data, not of the choice of data."""
+        return math.sqrt(self.se.square().sum().item()) / len(self.se)
+
+    @property
+    def unreliable(self) -> float:
+        """Share of the data whose ``khat`` is above 0.7."""
+        return (self.khat > 0.7).double().mean().item()
+
+
+def log_likelihood(
+    pair: Pair,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    samples: int | None = None,
+    method: str = "is",
+    annealing: Annealing | None = None,
+    chunk: int = 100,
+    batch_size: int = 100,
+    seed: int = 0,
+    progress: bool = False,
+) -> LogLikelihood:
+    r"""Estimate log p(x) of every datum by importance sampling, or by annealed importance sampling.
+
+    .. math:: \log p(x) \approx \log \frac{1}{S} \sum_{s=1}^{S} w_s, \qquad
+              w_s = \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
+
+    Every site of the two programs counts, unweighted: beta, the plate's scale and the like belong to the objective.
+    Memory is bounded by ``chunk`` times ``batch_size`` passes through the networks and by ``samples`` times
+    ``batch_size`` weights; sums run in float64.
+
+    Args:
+        x: (N, d), in the pair's range, or uint8 pixels. y: what the pair is conditioned on, (N, ...), or None.
+        samples: S, at least 2: draws per datum, 1000 by default; for ``"ais"`` chains per datum, 16 by default
+            (too few for a k-hat, which is then infinite).
+        method: ``"is"``, or ``"ais"`` for Hamiltonian transitions along a path to p(x, z).
+        annealing: the path, for ``"ais"``; :class:`~pyro_vaes.inference.annealed.Annealing` has the settings.
+        chunk: draws, or chains, at a time. batch_size: data at a time.
+        seed: of the draws; every batch and chunk has a stream of its own, made of the seed and of where it begins. The
+            same seed, chunk and batch_size give the same numbers, others give other draws of the same estimator.
+        progress: show a bar.
+
+    Raises:
+        InputError: for bad data or arguments, and for a pair without a density to weigh: a factor in the model, the
+            Jeffreys prior (``ic_vae``, ``ric_vae``), a point mass in the guide, a site outside of the data plate.
+        ArithmeticError: if a weight is not a number.
+
+    Source: Burda, Grosse & Salakhutdinov (2016), Eq. 8; Neal (2001); Wu, Burda, Salakhutdinov & Grosse (2017).
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> found = log_likelihood(l2_vae(4, 2, (8,)), torch.rand(3, 4), samples=50)
+    >>> found.value.shape, bool((found.value < 0).all()), found.mean_se < 0.5
+    (torch.Size([3]), True, True)
+    """
+    samples = check_numbers(samples, method, chunk, batch_size, seed)
+    if annealing is not None and method != "ais":
+        raise InputError("annealing belongs to method='ais'")
+    y = as_given(pair, x, y)
+    code = examine(pair, x, y)
+    if method == "is":
+
+        def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
+            return importance_weights(pair, rows, condition, samples, chunk, (seed, start))
+    else:
+        settings = annealing or Annealing()
+        check_continuous(pair, code, x, y)
+
+        def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
+            return annealed_weights(pair, code, rows, condition, settings, samples, chunk, (seed, start))
+
+    with quietly(pair):
+        parts = [
+            summarise(weigh(rows, condition, start), start)
+            for start, rows, condition in _batches(x, y, batch_size, progress)
+        ]
+    return LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int, seed: int) -> int:
+    """Refuse numbers out of range, and give S."""
+    if method not in ("is", "ais"):
+        raise unknown("method", str(method), ["is", "ais"])
+    whole("chunk", chunk), whole("batch_size", batch_size), whole("seed", seed, low=0)
+    return whole("samples", (1000 if method == "is" else 16) if samples is None else samples, low=2)
+
+
+def importance_weights(
+    pair: Pair, x: Tensor, y: Tensor | None, samples: int, chunk: int, where: tuple[int, ...]
+) -> Tensor:
+    """Give the log weights (S, B) of one batch, ``chunk`` draws at a time."""
+    parts = []
+    for done in range(0, samples, chunk):
+        seed_at(*where, done)
+        parts.append(draw_and_weigh(pair, x, y, min(chunk, samples - done)))
+    return torch.cat(parts)
+
+
+def summarise(log_w: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Give value, standard error and k-hat of log weights (S, B).
+
+    .. math:: \mathrm{se} = \frac{1}{\sqrt{S}} \frac{\mathrm{sd}(w)}{\bar w}
+    """
+    if log_w.isnan().any():
+        row = int(log_w.isnan().any(0).nonzero()[0])
+        raise ArithmeticError(f"a weight of the datum at row {start + row} is not a number")
+    value = log_w.logsumexp(0) - math.log(len(log_w))
+    se = (log_w - value).exp().std(0) / math.sqrt(len(log_w))
+    # Without any mass there is no estimate, and no end to its error.
+    se = torch.where(value.isfinite(), se, torch.inf)
+    return value, se, pareto_khat(log_w.T).to(value.device)
+
+
+def _batches(
+    x: Tensor, y: Tensor | None, batch_size: int, progress: bool
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    starts = range(0, len(x), batch_size)
+    if progress:
+        from tqdm import tqdm
+
+        starts = tqdm(starts, unit="batch")
+    for start in starts:
+        rows = slice(start, start + batch_size)
+        yield start, as_batch(x[rows]), None if y is None else y[rows]

@@ -1,0 +1,106 @@
+"""p(z) that is learned: mixtures, of Gaussians of their own or of the guide's."""
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vaes.errors import InputError, number, whole
+
+
+class Mixture(dist.MixtureSameFamily):
+    """A mixture on all of R^k: torch's own does not say that its support is, and NUTS would not know."""
+
+    support = constraints.real_vector
+
+
+class MixturePrior(nn.Module):
+    r"""Give p(z), a mixture of Gaussians that is learned.
+
+    .. math:: p(z) = \sum_{c=1}^{C} \pi_c\, \mathcal{N}(z; m_c, \mathrm{diag}\, s_c^2)
+
+    Args:
+        latent_dim: k. components: C, at least 1.
+
+    It starts with even weights, centres from N(0, I / 4) and scales :math:`\sqrt{3}/2`, so that it is about as wide as
+    N(0, I). Pyro scores it with the sum over c done, so that there is no discrete site.
+
+    Source: the "MoG" of Tomczak & Welling (2018), 5; where it starts is ours.
+
+    >>> MixturePrior(3, components=4)().event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int, components: int = 10):
+        super().__init__()
+        whole("components", components)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(0.5 * torch.randn(components, latent_dim))
+        self.log_scale = nn.Parameter(torch.full((components, latent_dim), 0.5 * math.log(0.75)))
+
+    def forward(self):
+        parts = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        return Mixture(dist.Categorical(logits=self.logits), parts)
+
+
+class VampPrior(nn.Module):
+    r"""Give p(z), the guide's own answer to C data that are learned.
+
+    .. math:: p(z) = \frac{1}{C} \sum_{c=1}^{C} q(z \mid u_c), \qquad u_c = \mathrm{sigmoid}(a_c)
+
+    The best prior for a guide is its mean over the data; this is that mean over C pseudo-inputs. From the grey start
+    they are nearly alike, so that the mixture may remain a single Gaussian: where data come in kinds, start at data.
+
+    Args:
+        encoder: u (..., d) -> (mu_z, sigma_z), the very encoder of the guide.
+        data_dim: d, entries of a pseudo-input, which lies in (0, 1). components: C, at least 1.
+        start: the grey in (0, 1) that pseudo-inputs start near, each entry with a little noise of its own;
+            :meth:`place` starts them at data instead.
+
+    Source: Tomczak & Welling (2018), Eq. 9. Of the two squashing functions in versions of the authors' code it is the
+    sigmoid: an entry that is cut off at 0 or 1 would never move again.
+
+    >>> from pyro_vaes.nn.mlp import GaussianEncoder
+    >>> VampPrior(GaussianEncoder(8, [5], 3), data_dim=8, components=4)().event_shape
+    torch.Size([3])
+    """
+
+    even: Tensor
+
+    def __init__(self, encoder: nn.Module, data_dim: int, components: int = 500, start: float = 0.05):
+        super().__init__()
+        whole("components", components)
+        if not 0 < number("start", start) < 1:
+            raise InputError(f"start is {start}: it must be between 0 and 1")
+        self.encoder = encoder
+        # A fifth on this scale is a standard deviation of 0.01 at the authors' start, 0.05.
+        self.raw = nn.Parameter(math.log(start / (1 - start)) + 0.2 * torch.randn(components, data_dim))
+        self.register_buffer("even", torch.zeros(components))
+
+    def inputs(self) -> Tensor:
+        """The pseudo-inputs, (C, d) in (0, 1)."""
+        return self.raw.sigmoid()
+
+    def place(self, x: Tensor) -> None:
+        """Start the pseudo-inputs at data.
+
+        Args:
+            x: (C, d) in [0, 1]; values within 0.01 of an end start there, since the end itself is never reached.
+
+        >>> prior = VampPrior(nn.Identity(), data_dim=2, components=1)
+        >>> prior.place(torch.tensor([[0.0, 0.5]]))
+        >>> prior.inputs().detach()
+        tensor([[0.0100, 0.5000]])
+        """
+        if x.shape != self.raw.shape:
+            raise InputError(f"data of shape {tuple(x.shape)} cannot be the pseudo-inputs, {tuple(self.raw.shape)}")
+        if not ((x >= 0) & (x <= 1)).all():
+            raise InputError("data that are to be pseudo-inputs must lie in [0, 1]")
+        with torch.no_grad():
+            self.raw.copy_(x.clamp(0.01, 0.99).logit())
+
+    def forward(self):
+        loc, scale = self.encoder(self.inputs())
+        return Mixture(dist.Categorical(logits=self.even), dist.Normal(loc, scale).to_event(1))

@@ -1,0 +1,19 @@
+"""Small arguments for every variant, where the common ones do not do."""
+
+# Their data are 0 or 1.
+BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae"} | {
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
+}  # fmt: skip
+IMPORTANCE = {"iwae", "iwae_2"}
+
+
+def sizes(name, data_dim, latent_dim, hidden):
+    """Give the arguments of a small pair."""
+    arguments = {"data_dim": data_dim, "latent_dim": latent_dim, "hidden": hidden}
+    own = {
+        "iwae": {"particles": 4},
+        "iwae_2": {"middle": 4, "middle_hidden": (5,), "particles": 4},
+        "cnn_vae": {"shape": (1, data_dim)},
+        "memoriser": {"latent_dim": 1},
+    }
+    return arguments | own.get(name, {})
