@@ -46,7 +46,7 @@ def steps(kind, pair, x, count=3, prepare=None, seed=1):
     engine = Engine(kind, pair, size=N, prepare=prepare)
     torch.manual_seed(seed)
     stats = [engine.step(x)]
-    gradients = [10 * m.clone() for m in engine.adam.mean]  # after one step the mean is a tenth of the gradient
+    gradients = [10 * m.clone() for m in engine.optimiser.mean]  # after one step the mean is a tenth of the gradient
     stats += [engine.step(x) for _ in range(count - 1)]
     return torch.stack(stats), gradients, [b.clone() for b in pair.buffers()], engine
 
@@ -282,7 +282,7 @@ def test_dropout_and_batch_norm(layers, kind):
     pair = pair.double().train()
     # The bias in front of a batch norm has no gradient but rounding, which Adam turns into steps: so one step only.
     engine = assert_same(pair, kind, batch(24), count=1)
-    assert all(torch.isfinite(g).all() for g in engine.adam.mean)
+    assert all(torch.isfinite(g).all() for g in engine.optimiser.mean)
     evaluated = Engine(kind, pair.eval(), size=N)
     evaluated.step(batch(24))
     assert evaluated.shapes[0].operations < engine.shapes[0].operations
@@ -438,7 +438,7 @@ def test_gradients_that_are_views_are_read_right(kind):
     pair.objective = Views()
     engine = Engine(kind, pair, size=N)
     engine.step(batch(dtype=torch.float32))
-    moments = dict(zip(engine.names_learned, engine.adam.mean, strict=True))
+    moments = dict(zip(engine.names_learned, engine.optimiser.mean, strict=True))
     torch.testing.assert_close(moments["objective.summed"], torch.full((3, 4), 0.1))
     torch.testing.assert_close(moments["objective.turned"], 0.1 * torch.arange(5.0 * D).view(D, 5).t())
     assert not engine.fell

@@ -132,6 +132,8 @@ def test_what_does_not_fit_is_refused_before_any_work(labelled, halves, here, ca
         ([*cvae, "--condition", "quadrants:4"], "with N = 1, 2 or 3"),
         ([*cvae, "--condition", "quadrants:2"], "for 1797 data: it must be their labels, or of shape (1797, 10)"),
         ([*cvae, "--condition", "quadrants:1", "--data", "odd.npy"], "even sides"),
+        ([*cvae, "--condition", "quadrants:1", "--augment", "impulse:0.1"], "would draw the predicted pixels anew"),
+        ([*cvae, "--condition", "quadrants:1", "--binarise", "dynamic"], "binarise=threshold05"),
         (["fit", "vae", "--out", "r", "--binarise", "0.5", "--condition", "labels"], "vae takes none"),
         (["sample", str(labelled), "--label", "10"], "labels of cvae are whole, 0 to 9"),
         (["sample", str(labelled), "--label", "-1"], "at least 0"),

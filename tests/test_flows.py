@@ -22,8 +22,8 @@ F64 = torch.float64
 C = 3  # entries of the context
 LAYERS = {
     "planar": planar,
-    "autoregressive": lambda *sizes: inverse_autoregressive(*sizes, width=8),
-    "spline": lambda *sizes: spline(*sizes, width=8),
+    "autoregressive": lambda *sizes: inverse_autoregressive(*sizes, width=24),
+    "spline": lambda *sizes: spline(*sizes, width=24),
 }
 VARIANT = {"planar": "planar_vae", "autoregressive": "iaf_vae", "spline": "spline_vae"}
 INVERTIBLE = ["autoregressive", "spline"]
@@ -70,7 +70,7 @@ def binary(rows=10):
 
 @pytest.mark.parametrize("name", INVERTIBLE)
 def test_density_integrates_to_one(name):
-    flow = flow_of(name, noise=0.2)
+    flow = flow_of(name, noise=0.15)
     axis = torch.linspace(-8, 8, 321, dtype=F64)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
@@ -106,11 +106,10 @@ def test_log_determinant_is_that_of_the_jacobian(name):
 def test_an_entry_follows_from_itself_and_those_before(name):
     """The first layer runs through the entries forwards, the second backwards."""
     first, second = transforms_of(name, k=4)
-    z = torch.randn(4, dtype=F64)
-    for transform, above in ((first, torch.triu), (second, torch.tril)):
-        jacobian = torch.autograd.functional.jacobian(transform, z)
-        assert torch.equal(above(jacobian, 1 if above is torch.triu else -1), torch.zeros(4, 4, dtype=F64))
-        assert (jacobian != 0).sum() == 10
+    for transform, allowed in ((first, torch.ones(4, 4).tril()), (second, torch.ones(4, 4).triu())):
+        at = torch.randn(20, 4, dtype=F64)
+        depends = torch.stack([torch.autograd.functional.jacobian(transform, z) != 0 for z in at]).any(0)
+        assert torch.equal(depends, allowed.bool())
 
 
 @pytest.mark.parametrize("name", INVERTIBLE)
@@ -309,17 +308,11 @@ def trained_bound(guide):
     return bound(pair, x.repeat(100, 1)), evidence(x).mean().item()
 
 
-def test_flows_come_closer_to_a_bent_posterior_than_a_gaussian_does():
+@pytest.mark.parametrize(
+    "name", ["planar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("autoregressive", "spline"))]
+)
+def test_it_comes_closer_to_a_bent_posterior_than_a_gaussian_does(name):
     torch.manual_seed(0)
     gauss, exact = trained_bound(AmortisedNormal(GaussianEncoder(1, (16,), 2, torch.nn.Tanh)))
-    for name in ("planar", "autoregressive"):
-        found, _ = trained_bound(AmortisedFlow(ContextEncoder(1, (16,), 2, torch.nn.Tanh), LAYERS[name](2, 16, 4)))
-        assert gauss + 0.1 < found < exact + 0.02, (name, gauss, found, exact)
-
-
-@pytest.mark.slow
-def test_splines_come_closer_to_a_bent_posterior_than_a_gaussian_does():
-    torch.manual_seed(0)
-    gauss, exact = trained_bound(AmortisedNormal(GaussianEncoder(1, (16,), 2, torch.nn.Tanh)))
-    found, _ = trained_bound(AmortisedFlow(ContextEncoder(1, (16,), 2, torch.nn.Tanh), spline(2, 16, 4)))
+    found, _ = trained_bound(AmortisedFlow(ContextEncoder(1, (16,), 2, torch.nn.Tanh), LAYERS[name](2, 16, 4)))
     assert gauss + 0.1 < found < exact + 0.02, (gauss, found, exact)

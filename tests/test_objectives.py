@@ -191,9 +191,14 @@ def hand_memoriser(p, x, **kw):
     return {"z": kl, "x": ((x - mu) ** 2).sum(-1) / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
 
 
-def hand_gaussian_vae(p, x, minimum=1e-2, **kw):
+def hand_gaussian_vae(p, x, minimum=1e-2, head="softplus", **kw):
     z, kl = draw(p, x, torch.tanh)
-    sigma = softplus(net(p, "model.scale.net", z, torch.tanh)) + minimum
+    raw = net(p, "model.scale.net", z, torch.tanh)
+    if head == "course_report":  # log sigma^2 = (e^a - e^-a) / (e^a + e^-a)
+        log_var = (raw.exp() - (-raw).exp()) / (raw.exp() + (-raw).exp())
+        squares = (x - decode(p, z, torch.tanh)) ** 2
+        return {"z": kl, "x": 0.5 * (LOG_2PI + log_var + squares / log_var.exp()).sum(-1)}
+    sigma = softplus(raw) + minimum
     return {"z": kl, "x": gauss(x, decode(p, z, torch.tanh), sigma)}
 
 
@@ -524,7 +529,7 @@ OPTIONS = {
     "vae": [{"activation": "relu"}],
     "iwae": [{"particles": 1}, {"particles": 9}, {"alpha": 0.5}],
     "iwae_2": [{"particles": 1}, {"alpha": -1.0}],
-    "gaussian_vae": [{"minimum": 0.25}],
+    "gaussian_vae": [{"minimum": 0.25}, {"head": "course_report"}],
     "lc_vae": [{"minimum": 0.25}],
     "ic_vae": [{"floor": 0.125}, {"width": 4.0}],
     "indexed_ic_vae": [{"floor": 0.125}, {"width": 4.0}, {"floor": 0.0625, "width": INF}],
@@ -598,6 +603,23 @@ def test_loss_and_gradient_are_those_of_the_hand_formula(name, kw):
         if sites != "all":
             theirs = sum(loss.terms[site] for site in sites.split("+"))
             torch.testing.assert_close(theirs, value.mean(), rtol=1e-10, atol=1e-10)
+
+
+def test_the_course_reports_head_has_a_smallest_bound():
+    """560 pixels cannot cost less than 280 (ln 2 pi - 1) nats, which a perfect fit with the least variance costs."""
+    smallest = 280 * (LOG_2PI - 1)
+    assert smallest == pytest.approx(234.61, abs=0.005)
+    pair = pv.gaussian_vae(data_dim=560, latent_dim=2, hidden=(4,), head="course_report").double()
+    with torch.no_grad():
+        for p in pair.parameters():
+            p.zero_()
+        pair.model.scale.net[-1].bias.fill_(-50.0)
+        pair.guide.encoder.raw_scale.bias.fill_(math.log(math.expm1(1 - 1e-5)))
+    loss = pair(torch.full((3, 560), 0.5, dtype=torch.float64))
+    assert loss.total.item() == pytest.approx(smallest, abs=1e-9)
+    for bad in ({"head": "tanh"}, {"head": "course_report", "minimum": 0.1}):
+        with pytest.raises(pv.InputError, match="head"):
+            pv.gaussian_vae(data_dim=4, **bad)
 
 
 @pytest.mark.parametrize("name", ["ic_vae", "indexed_ic_vae", "affine_ic_vae"])

@@ -1,5 +1,6 @@
 """What the commands read and write."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset, Tensor, Tensor | None]":
     """Give the clean data set, what to train on, and the mask of what we made dirty (None if nothing)."""
     from pyro_vaes.data import corrupt, load
-    from pyro_vaes.inference.guard import as_batch
 
     options = {"root": source["root"], "split": source["split"], "limit": source["limit"]}
     dataset = load(source["source"], **options, download=download)
@@ -24,9 +24,22 @@ def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset,
     if source["corrupt"] is not None:
         dirty = corrupt(x, source["corrupt"], shape=dataset.shape, seed=source["seed"])
         x, mask = dirty.x, dirty.mask
-    if source["binarise"] is not None:
-        x = (as_batch(x) > source["binarise"]).float()
+    # What is drawn anew at every step is drawn by the step.
+    if source["binarise"] not in (None, "dynamic"):
+        x = binary(replace(dataset, x=x), source["binarise"], source)
     return dataset, x, mask
+
+
+def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Tensor":
+    """Make values binary by a rule, and say which; `source` has the seed, and where a file of such data may lie."""
+    from pyro_vaes.data import binarised
+
+    # A file holds clean data, and not what was made dirty.
+    root = source["root"] if source["corrupt"] is None else None
+    found = binarised(dataset, kind, seed=source["seed"], root=root, split=source["split"])
+    if isinstance(kind, str):
+        print(f"binarised: {found.note}")
+    return found.x
 
 
 def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Quadrants | None":

@@ -72,7 +72,9 @@ def do_fit(
     lr: float = 1e-3,
     schedule: str = "cosine",
     seed: int = 0,
-    binarise: float | None = None,
+    optimiser: str = "adam",
+    betas: list[float] = [0.9, 0.999],  # noqa: B006 (read, never changed)
+    binarise: float | str | None = None,
     root: str = "data",
     split: str = "train",
     limit: int | None = None,
@@ -96,10 +98,13 @@ def do_fit(
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
         steps: optimiser steps.
         batch_size: rows per step.
-        lr: Adam's learning rate.
+        lr: the learning rate.
         schedule: cosine or constant.
         seed: of the parameters, the corruption, the data order and the noise.
-        binarise: make values above this one 1 and the others 0, for the Bernoulli variant.
+        optimiser: adam or adagrad.
+        betas: Adam's two weights, such as "[0.9,0.99]".
+        binarise: for the Bernoulli variant: a threshold, above which values are 1; or dynamic (drawn anew at every
+            step), static (drawn once), threshold05, threshold0_inverted, gray (as they are).
         root: where data sets lie.
         split: train or test.
         limit: take this many rows only.
@@ -107,7 +112,7 @@ def do_fit(
         device: cpu, cuda, or auto.
         engine: eager, graph (traced), inductor (traced and compiled), or auto.
         schedules: settings that change on the way, '{"beta": [0, 1, 1000]}' for beta from 0 to 1 in 1000 steps.
-        augment: draw the data anew at every step, binarise or impulse:FRACTION.
+        augment: draw the data anew at every step, dynamic or impulse:FRACTION.
         condition: what a conditional variant is given: labels, those of the data, as without this; or quadrants:N, so
             many quadrants of an image, from which it predicts the others (condition_dim follows).
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
@@ -121,12 +126,21 @@ def do_fit(
         "source": locate_data(data), "root": root, "split": split, "limit": limit, "corrupt": corrupt,
         "binarise": binarise, "seed": seed,
     }  # fmt: skip
-    plan: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed}
+    plan: dict[str, Any] = {
+        "steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed,
+        "optimiser": optimiser, "betas": betas,
+    }  # fmt: skip
     Plan(**plan)
+    augment = _augment(binarise, augment)
     dataset, x, _ = read_data(source, download)
     x, y, shape = modelled(condition, dataset, x)
-    if "condition_dim" in arguments and y is not None and y.dim() == 2:
-        arguments = {**arguments, "condition_dim": y.shape[1]}
+    if y is not None and y.dim() == 2:
+        if augment is not None:
+            raise InputError(
+                f"augment {augment} would draw the predicted pixels anew, not the observed ones: leave it out, "
+                "and make the data binary beforehand, such as binarise=threshold05"
+            )
+        arguments = arguments if "condition_dim" not in arguments else {**arguments, "condition_dim": y.shape[1]}
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     config = {
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
@@ -282,6 +296,21 @@ def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[st
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
     whole("checkpoint_every", config["checkpoint_every"])
+
+
+def _augment(binarise: float | str | None, augment: str | None) -> str | None:
+    """The augmentation that a binarisation asks for; two that contradict each other are refused."""
+    from pyro_vaes.data.augment import DYNAMIC
+    from pyro_vaes.data.binarise import read_kind
+
+    if binarise is None:
+        return augment
+    kind = read_kind(binarise)
+    if kind == "dynamic" and augment not in (None, *DYNAMIC):
+        raise InputError(f"--binarise dynamic and --augment {augment}: a step draws its data in one way only")
+    if isinstance(kind, str) and kind != "dynamic" and augment in DYNAMIC:
+        raise InputError(f"--binarise {kind} and --augment {augment}, which is dynamic: choose one binarisation")
+    return "dynamic" if kind == "dynamic" else augment
 
 
 def _free(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """Commands that use a trained run: clean, detect, sample, evaluate."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import (
     beside,
+    binary,
     condition_for,
     is_image,
     modelled,
@@ -185,8 +187,10 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     folder = Run.open(run)
     pair = folder.pair()
     dataset, x, mask = read_data(folder.config["data"])
+    if _kind(folder) == "dynamic":
+        x = binary(replace(dataset, x=x), "static", folder.config["data"])
     condition = folder.config["condition"]
-    x, y, _ = modelled(condition, dataset, _as_trained(folder, x))
+    x, y, _ = modelled(condition, dataset, x)
     y = condition_for(pair, condition, x, y, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
@@ -268,34 +272,35 @@ def _to_draw(
     if labels:
         return torch.arange(draws) % pair.condition_dim if label is None else label, None, shape
     dataset, x, _ = read_data(folder.config["data"])
-    parts = quadrants_of(condition, dataset, _as_trained(folder, x))
+    parts = quadrants_of(condition, dataset, x)
     if parts is None or draws > len(parts.y):
         raise InputError(f"draws is {draws}: {dataset.name} has {len(x)} images to complete")
     return parts.y[:draws], parts, dataset.shape
 
 
 def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, Tensor | None]":
-    from dataclasses import replace
-
     from pyro_vaes.data import load
     from pyro_vaes.inference.run import Run
 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    x, y, shape = modelled(folder.config["condition"], dataset, _as_trained(folder, dataset.x))
+    x, kind = dataset.x, _kind(folder)
+    if kind is not None:
+        # The literature tests what was trained on fresh draws on one fixed draw.
+        source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
+        x = binary(dataset, "static" if kind == "dynamic" else kind, source)
+    x, y, shape = modelled(folder.config["condition"], dataset, x)
     y = condition_for(pair, folder.config["condition"], x, y, input)
     return pair, replace(dataset, x=x, shape=shape), y
 
 
-def _as_trained(folder: "Run", x: "Tensor") -> "Tensor":
-    """Make grey values binary where the run saw binary ones; those that it drew anew at every step are rounded."""
-    from pyro_vaes.inference.guard import as_batch
+def _kind(folder: "Run") -> "str | float | None":
+    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
+    from pyro_vaes.data.augment import DYNAMIC
 
-    threshold = folder.config["data"].get("binarise")
-    if threshold is None and folder.config["augment"] == "binarise":
-        threshold = 0.5
-    return x if threshold is None else (as_batch(x) > threshold).float()
+    given = folder.config["data"].get("binarise")
+    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
 
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:

@@ -1,5 +1,6 @@
 """Data sets by name or path, and corruptions that say where they acted."""
 
+from pyro_vaes.data.binarise import binarised
 from pyro_vaes.data.corruption import (
     CORRUPTIONS,
     Corrupted,
@@ -20,6 +21,7 @@ __all__ = [
     "DATASETS",
     "Corrupted",
     "Dataset",
+    "binarised",
     "circles",
     "corrupt",
     "corrupt_cells",

@@ -10,6 +10,9 @@ from pyro_vaes.errors import InputError, number, unknown
 
 Augmentation = Callable[[Tensor], Tensor]
 
+#: Two names of one augmentation.
+DYNAMIC = ("dynamic", "binarise")
+
 
 @dataclass(frozen=True)
 class Binarise:
@@ -65,7 +68,8 @@ class SaltAndPepper:
 
 
 def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
-    """Read an augmentation: ``binarise``, ``impulse:0.4``, ``salt_and_pepper:0.05``, or a function of one's own.
+    """Read an augmentation: ``dynamic`` (or ``binarise``, the same), ``impulse:0.4``, ``salt_and_pepper:0.05``, or a
+    function of one's own.
 
     Raises:
         InputError: for an unknown name or a bad number.
@@ -76,7 +80,7 @@ def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
     if spec is None or callable(spec):
         return spec
     name, _, argument = str(spec).partition(":")
-    if name == "binarise" and not argument:
+    if name in DYNAMIC and not argument:
         return Binarise()
     kinds: dict[str, Callable[[float], Augmentation]] = {"impulse": Impulse, "salt_and_pepper": SaltAndPepper}
     if name in kinds:
@@ -84,4 +88,4 @@ def augmentation(spec: "str | Augmentation | None") -> Augmentation | None:
             return kinds[name](float(argument))
         except ValueError as error:
             raise InputError(f"augmentation {spec!r}: {name}:FRACTION, a number in [0, 1]") from error
-    raise unknown("augmentation", str(spec), ["binarise", *(f"{kind}:FRACTION" for kind in kinds)])
+    raise unknown("augmentation", str(spec), [*DYNAMIC, *(f"{kind}:FRACTION" for kind in kinds)])

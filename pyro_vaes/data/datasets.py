@@ -24,6 +24,7 @@ class Dataset:
             that (`pyro_vaes.data.files.MMAP_BYTES`) is a memory map, or uint8 in 0..255, or both.
         shape: of one datum, with product d: (8, 8), (28, 20), (3, 32, 32) channel first, or (d,).
         y: (N,) int64 labels, or None.
+        note: what was done to the values since they were loaded, in words; see `pyro_vaes.data.binarised`.
 
     >>> Dataset("mine", torch.zeros(5, 6), (2, 3))
     Dataset('mine', 5 x 6, shape (2, 3), no labels)
@@ -33,6 +34,7 @@ class Dataset:
     x: Tensor
     shape: tuple[int, ...]
     y: Tensor | None = None
+    note: str = ""
 
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else "labelled"

@@ -7,11 +7,14 @@ from types import ModuleType
 from pyro_vaes.experiments import (
     cell_repair,
     concept_images,
+    course_report,
     demo,
     floor_sweep,
     frey_ablation,
+    frey_bound,
     frey_recovery,
     mnist_denoising,
+    nll,
     outlier_images,
     recycling,
     robust_generation,
@@ -30,6 +33,9 @@ _ALL = (
     recycling,
     robust_generation,
     systematic_errors,
+    course_report,
+    nll,
+    frey_bound,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

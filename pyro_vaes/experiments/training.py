@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.fit import fit
+from pyro_vaes.inference.plan import History
 from pyro_vaes.inference.state import warm_start
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
@@ -44,22 +45,32 @@ def trained(
     return train(pair, x, seed=seed, **plan)
 
 
-def train(pair: Pair, x: Tensor, **plan: Any) -> Pair:
-    """Train a pair as part of an experiment: without a bar of its own, and stopped with the whole.
-
-    Args:
-        x: (N, d). plan: arguments of ``fit``.
+def train(pair: Pair, x: Tensor, y: Tensor | None = None, **plan: Any) -> Pair:
+    """Train a pair as part of an experiment, and give it back; see :func:`run`.
 
     >>> train(untrained("l2_vae", 4, {"hidden": (3,)}, seed=0), torch.rand(9, 4), steps=2).name
     'l2_vae'
     """
+    run(pair, x, y, **plan)
+    return pair
+
+
+def run(pair: Pair, x: Tensor, y: Tensor | None = None, **plan: Any) -> History:
+    """Train a pair as part of an experiment: without a bar of its own, and stopped with the whole.
+
+    Args:
+        x: (N, d). y: its conditions, of a conditional pair. plan: arguments of ``fit``.
+
+    >>> run(untrained("l2_vae", 4, {"hidden": (3,)}, seed=0), torch.rand(9, 4), steps=2).step
+    2
+    """
     if _stop is not None and _stop.is_set():
         raise KeyboardInterrupt
-    plan = {"progress": False, "on_step": _tick, **plan}
-    if fit(pair, x, **plan).interrupted is not None:
+    history = fit(pair, x, y, **{"progress": False, "on_step": _tick, **plan})
+    if history.interrupted is not None:
         # One training ended early must not let the experiment go on with a half-trained pair.
         raise KeyboardInterrupt
-    return pair
+    return history
 
 
 def trained_together(

@@ -1,6 +1,7 @@
 """Adam over all parameters at once, with a state that every engine shares and a checkpoint holds."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ class Adam:
     r"""One fused Adam step for all parameters.
 
     .. math:: \theta \leftarrow \theta - \mathrm{lr}\, \hat m / (\sqrt{\hat v} + 10^{-8}), \qquad
-              \beta_1 = 0.9,\ \beta_2 = 0.999
+              \hat m = \frac{m}{1 - \beta_1^t},\ \hat v = \frac{v}{1 - \beta_2^t}
+
+    where m and v are running means of the gradient and of its square, with the weights beta_1 and beta_2.
 
     The arithmetic is ``torch.optim.adam.adam`` with ``fused=True``; only the bookkeeping around it is left out, which
     on a small network costs as much as the arithmetic.
@@ -19,6 +22,7 @@ class Adam:
     Args:
         parameters: leaves, changed in place.
         lr: the learning rate, a tensor, so that a captured or compiled step reads what a schedule wrote.
+        betas: beta_1 and beta_2, each in [0, 1).
 
     Source: Kingma & Ba (2015), Algorithm 1.
 
@@ -28,16 +32,12 @@ class Adam:
     tensor([0.9000, 1.1000])
     """
 
-    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-3):
-        self.parameters = [p.detach() for p in parameters]
+    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)):
+        self.parameters, self.betas = [p.detach() for p in parameters], betas
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
-        device = self.parameters[0].device if self.parameters else torch.device("cpu")
-        # The CUDA kernel reads a float; on a CPU the rate is as exact as the parameters may be.
-        self.lr = torch.tensor(
-            float(lr), device=device, dtype=torch.float32 if device.type == "cuda" else torch.float64
-        )
+        self.lr = rate(self.parameters, lr)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None]) -> None:
@@ -45,14 +45,26 @@ class Adam:
         there = [i for i, g in enumerate(gradients) if g is not None]
         adam(
             [self.parameters[i] for i in there],
-            [_laid_out(gradients[i], self.parameters[i]) for i in there],
+            [laid_out(gradients[i], self.parameters[i]) for i in there],
             [self.mean[i] for i in there],
             [self.square[i] for i in there],
             [],
             [self.steps[i] for i in there],
-            fused=True, capturable=self.lr.is_cuda, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr,
-            weight_decay=0.0, eps=1e-8, maximize=False,
+            fused=True, capturable=self.lr.is_cuda, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1],
+            lr=self.lr, weight_decay=0.0, eps=1e-8, maximize=False,
         )  # fmt: skip
+
+    def moments(self) -> list[Tensor]:
+        """What must stay finite besides the parameters."""
+        return [*self.mean, *self.square]
+
+    def part(self, run: int, parameters: Sequence[Tensor], lr: float) -> "Adam":
+        """The optimiser of one replica: views of the common moments, and a count of steps of its own."""
+        one = copy(self)
+        one.parameters, one.lr = [p.detach() for p in parameters], torch.full_like(self.lr, lr)
+        one.mean, one.square = [m[run] for m in self.mean], [s[run] for s in self.square]
+        one.steps = [t.clone() for t in self.steps]
+        return one
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor of the state by name, ``adam.i.exp_avg`` and so on; they are the state itself, not copies."""
@@ -66,7 +78,14 @@ class Adam:
             tensor.copy_(state[name])
 
 
-def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+def rate(parameters: Sequence[Tensor], lr: float) -> Tensor:
+    """A learning rate where the parameters are."""
+    device = parameters[0].device if parameters else torch.device("cpu")
+    # The CUDA kernel reads a float; on a CPU the rate is as exact as the parameters may be.
+    return torch.tensor(float(lr), device=device, dtype=torch.float32 if device.type == "cuda" else torch.float64)
+
+
+def laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     """The fused kernel walks through memory: a gradient that is a transposed or expanded view would be misread."""
     assert gradient is not None
     gradient = gradient.to_dense() if gradient.is_sparse else gradient

@@ -33,9 +33,9 @@ def capture_if_possible(
 def captured(engine: "Stepper", step: StepFunction, x: Tensor, generators: Sequence[Generator] = ()) -> StepFunction:
     """Record a step, optimiser included, and give what replays it on another batch of the same shape.
 
-    Kernels of a captured step read fixed addresses: the parameters, Adam's state and learning rate, settings and
-    buffers are changed in place ever after, and a batch is copied to where the recorded one lay. The random generator
-    of the device knows about captures, so that every replay draws anew.
+    Kernels of a captured step read fixed addresses: the parameters, the optimiser's state and learning rate, settings
+    and buffers are changed in place ever after, and a batch is copied to where the recorded one lay. The random
+    generator of the device knows about captures, so that every replay draws anew.
 
     Args:
         engine: whose tensors the step changes; they are put back after the warm-up that a capture needs.

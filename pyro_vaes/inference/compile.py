@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, unknown
-from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
+from pyro_vaes.inference.optimiser import Rule, rule
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
@@ -48,17 +48,18 @@ GRAPH_PAYS, INDUCTOR_PAYS = 500, 10_000
 
 
 class Engine(ByShape):
-    """Run training steps of a pair: loss, gradient, Adam.
+    """Run training steps of a pair: loss, gradient, optimiser.
 
     Args:
         kind: ``eager``, ``graph`` or ``inductor``.
         pair: in the mode it is to run in; its parameters change in place, and must stay the same tensors.
         size: N, all data, for the plate's scale.
-        lr: Adam's learning rate; write ``engine.adam.lr`` to change it.
+        lr: the learning rate; write ``engine.optimiser.lr`` to change it.
         reason: why this kind, for :func:`describe`.
         prepare: what happens to a batch before the pair sees it, inside the graph.
         varied: settings that a schedule changes: the engine checks that its graph follows them.
         batch: rows of a full batch, the shape that is worth a compilation; by default that of the first.
+        optimiser: makes it of parameters and rate; by default Adam.
 
     Attributes:
         kind: what it runs; another than asked for after a :class:`EngineWarning`.
@@ -86,6 +87,7 @@ class Engine(ByShape):
         prepare: Callable[[Tensor], Any] | None = None,
         varied: tuple[Tensor, ...] = (),
         batch: int | None = None,
+        optimiser: Rule | None = None,
     ):
         if kind not in ENGINES:
             raise unknown("engine", str(kind), ["auto", *ENGINES])
@@ -98,7 +100,7 @@ class Engine(ByShape):
         for name, p in learned.items():
             if torch.empty_like(p).stride() != p.stride():
                 raise InputError(f"{name} is a view with gaps or overlaps in memory: make it contiguous()")
-        self.adam = Adam(self.learned, lr)
+        self.optimiser = (optimiser or rule("adam"))(self.learned, lr)
         self._modules, self._program = list(pair.modules()), dict[str, Any]()
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -107,15 +109,15 @@ class Engine(ByShape):
 
     def rates(self, rates: list[float]) -> None:
         """Set the learning rate of the next step; a list, because replicas have one each."""
-        self.adam.lr.fill_(rates[0])
+        self.optimiser.lr.fill_(rates[0])
 
     def watched(self) -> list[Tensor]:
         """What must stay finite: the parameters and their moments."""
-        return [*self.adam.parameters, *self.adam.mean, *self.adam.square]
+        return [*self.optimiser.parameters, *self.optimiser.moments()]
 
     def changing(self) -> list[Tensor]:
         """Every tensor that a step may change; a program that runs as it is may have replaced its buffers."""
-        return [*self.watched(), *self.adam.steps, *tensors(self.pair)[1].values()]
+        return [*self.watched(), *self.optimiser.steps, *tensors(self.pair)[1].values()]
 
     def settle(self) -> None:
         """See at the end of a block whether program and tensors are still those that were traced.
@@ -124,7 +126,7 @@ class Engine(ByShape):
             InputError: if a parameter was given other memory, which no optimiser would follow.
         """
         there = tensors(self.pair)[0]
-        for name, mine, its in zip(self.names_learned, self.adam.parameters, self.learned, strict=True):
+        for name, mine, its in zip(self.names_learned, self.optimiser.parameters, self.learned, strict=True):
             if mine.data_ptr() != its.data_ptr() or its is not there.get(name):
                 raise InputError(f"{name} was replaced during training: change parameters in place, with copy_()")
         if not self._program:
@@ -149,12 +151,12 @@ class Engine(ByShape):
             torch.cuda.set_rng_state(state, self.learned[0].device)
 
     def saved(self, run: int = 0) -> dict[str, Tensor]:
-        """What a checkpoint holds besides the pair itself: Adam's state and the random generators'."""
-        return self.adam.state() | dict(zip(("random.cpu", "random.cuda"), self.random(), strict=False))
+        """What a checkpoint holds besides the pair itself: the optimiser's state and the random generators'."""
+        return self.optimiser.state() | dict(zip(("random.cpu", "random.cuda"), self.random(), strict=False))
 
     def load(self, saved: list[dict[str, Tensor]]) -> None:
         """Take up what :meth:`saved` gave."""
-        self.adam.load(saved[0])
+        self.optimiser.load(saved[0])
         self.set_random([tensor for name, tensor in saved[0].items() if name.startswith("random.")])
 
     def diagnose(self, x: Tensor, run: int, step: int) -> None:
@@ -211,13 +213,13 @@ class Engine(ByShape):
     def _compiled(self, x: Tensor, record: Shape) -> Gradients:
         began = time.monotonic()
         assert self.traced is not None
-        run = self._runner(inductor(self.traced.graph, self.adam.parameters, self.fixed, x))
+        run = self._runner(inductor(self.traced.graph, self.optimiser.parameters, self.fixed, x))
         record.agreement = agreement(self, run, x)
         record.compiled = time.monotonic() - began
         return run
 
     def _runner(self, graph: Callable) -> Gradients:
-        parameters, buffers = self.adam.parameters, self.fixed
+        parameters, buffers = self.optimiser.parameters, self.fixed
 
         def run(x: Tensor) -> tuple[list[Tensor | None], Tensor]:
             with torch.no_grad():
@@ -229,7 +231,7 @@ class Engine(ByShape):
     def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
         def step(x: Tensor) -> Tensor:
             found, stats = gradients(x)
-            self.adam.step(found)
+            self.optimiser.step(found)
             return stats
 
         return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x)

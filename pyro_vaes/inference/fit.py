@@ -17,6 +17,7 @@ from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_condition, check_data, packed, rehearse
 from pyro_vaes.inference.loop import BLOCK, Loop
+from pyro_vaes.inference.optimiser import BETAS, rule
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
@@ -35,6 +36,8 @@ def fit(
     lr: float | Sequence[float] = 1e-3,
     schedule: str = "cosine",
     seed: int | Sequence[int] = 0,
+    optimiser: str = "adam",
+    betas: Sequence[float] = BETAS,
     replicas: int | None = None,
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
@@ -47,7 +50,7 @@ def fit(
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> Any:
-    """Train a pair on data with Adam, or many pairs of one structure together.
+    """Train a pair on data, or many pairs of one structure together.
 
     Args:
         pair: any pair; its parameters change in place, and live where the training is. A list of pairs is trained as
@@ -56,13 +59,13 @@ def fit(
         all,
             or a list of one each, of one shape.
         y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
-        steps, batch_size, lr, schedule, seed: see :class:`~pyro_vaes.inference.plan.Plan`; for replicas ``lr`` and
-        ``seed``
-            may be lists. Replicas of one seed given as a number have the seeds ``seed``, ``seed + 1``, ...
+        steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; for
+            replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
+            ``seed + 1``, ...
         replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.
         schedules: settings that change on the way, by name, as (start, end, steps) or a function of the step:
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
-        augment: fresh randomness in the data at every step: ``binarise``, ``impulse:0.4``, or a function of a batch.
+        augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
         chooses by
             the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
@@ -106,11 +109,14 @@ def fit(
     if on_step is not None and not callable(on_step):
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     if replicas is None and isinstance(pair, Pair):
-        plan = Plan(steps, batch_size, lr, schedule, seed)  # type: ignore[arg-type]
+        plan = Plan(steps, batch_size, lr, schedule, seed, optimiser, betas)  # type: ignore[arg-type]
         return train([pair], x, y, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
     pairs = copies(pair, replicas)
     lrs, seeds = each("lr", lr, len(pairs)), each("seed", seed, len(pairs), step=1)
-    plans = [Plan(steps, batch_size, one, schedule, of) for one, of in zip(lrs, seeds, strict=True)]
+    plans = [
+        Plan(steps, batch_size, one, schedule, of, optimiser, betas)  # type: ignore[arg-type]
+        for one, of in zip(lrs, seeds, strict=True)
+    ]
     folders = [None if out is None else Path(out) / f"replica-{r}" for r in range(len(pairs))]
     return train(pairs, x, y, plans, folders, stacked=True, **options)  # type: ignore[arg-type]
 
@@ -225,11 +231,11 @@ def _runner(
 ) -> Engine | Replicas:
     pairs, plans, size = [track.pair for track in tracks], [track.plan for track in tracks], len(tracks[0].x)
     varied = tuple(tensor for _, found in targets.values() for tensor in found)
-    batch = min(plans[0].batch_size, size)
+    batch, made = min(plans[0].batch_size, size), rule(plans[0].optimiser, plans[0].betas)
     if not stacked:
-        return Engine(kind, pairs[0], size, plans[0].lr, reason, prepare, varied, batch)
+        return Engine(kind, pairs[0], size, plans[0].lr, reason, prepare, varied, batch, made)
     lrs, seeds = [plan.lr for plan in plans], [plan.seed for plan in plans]
-    return Replicas(kind, pairs, size, lrs, seeds, reason, prepare, batch)
+    return Replicas(kind, pairs, size, lrs, seeds, reason, prepare, batch, made)
 
 
 def check_options(

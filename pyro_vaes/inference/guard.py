@@ -142,7 +142,7 @@ def _augmented(chunk: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _say(constraint) -> str:
     name = type(constraint).__name__.strip("_").lower()
-    return "0 or 1; binarise grey values first, or draw them: augment='binarise'" if name == "boolean" else name
+    return "0 or 1; binarise grey values first, or draw them: augment='dynamic'" if name == "boolean" else name
 
 
 def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.inference.optimiser import BETAS, read_betas, rule
 
 if TYPE_CHECKING:
     from pyro_vaes.inference.compile import Engine
@@ -19,9 +20,11 @@ class Plan:
     Attributes:
         steps: optimiser steps in all, at least 1.
         batch_size: rows per step; the last batch of an epoch may be smaller.
-        lr: Adam's learning rate at the start.
+        lr: the learning rate at the start.
         schedule: ``cosine`` (to zero at the end) or ``constant``.
         seed: of the data order and the noise.
+        optimiser: ``adam`` or ``adagrad``.
+        betas: Adam's two weights, in [0, 1).
 
     >>> Plan(steps=100).rate(50)
     0.0005
@@ -32,6 +35,8 @@ class Plan:
     lr: float = 1e-3
     schedule: str = "cosine"
     seed: int = 0
+    optimiser: str = "adam"
+    betas: tuple[float, float] = BETAS
 
     def __post_init__(self) -> None:
         whole("steps", self.steps, high=2**53)
@@ -42,6 +47,9 @@ class Plan:
         if self.schedule not in ("cosine", "constant"):
             raise InputError(f"schedule is {self.schedule!r}: it must be 'cosine' or 'constant'")
         whole("seed", self.seed, low=0)
+        rule(self.optimiser, self.betas)
+        # A list, as a file gives it, is the same plan.
+        object.__setattr__(self, "betas", read_betas(self.betas))
 
     def rate(self, step: int) -> float:
         if self.schedule == "constant":

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from copy import copy, deepcopy
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,12 +14,12 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vaes.errors import InputError, whole
-from pyro_vaes.inference.adam import Adam
 from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compile import Engine
 from pyro_vaes.inference.compiler import inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.frozen import generators, held, program, values
+from pyro_vaes.inference.optimiser import Optimiser, Rule, rule
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
 from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
@@ -42,7 +42,7 @@ class Replicas(ByShape):
         pairs: R pairs of one structure; their parameters and buffers become slices of common tensors, until the
             context is left.
         size: N, all data. lrs, seeds: of each replica.
-        prepare, batch: see :class:`~pyro_vaes.inference.compile.Engine`.
+        prepare, batch, optimiser: see :class:`~pyro_vaes.inference.compile.Engine`.
 
     Raises:
         InputError: if the pairs differ in structure or in a Python number.
@@ -58,6 +58,7 @@ class Replicas(ByShape):
         reason: str = "as asked",
         prepare: Callable[[Tensor], Any] | None = None,
         batch: int | None = None,
+        optimiser: Rule | None = None,
     ):
         _same(pairs)
         self.asked, self.kind, self.reason, self.fell = kind, kind, reason, ""
@@ -66,7 +67,7 @@ class Replicas(ByShape):
         self.generators = [Generator(device).manual_seed(seed) for seed in seeds]
         self.learned = _stacked([tensors(pair)[0] for pair in pairs])
         self.fixed = _stacked([tensors(pair)[1] for pair in pairs])
-        self.adam = Adam(self.learned, lrs[0])
+        self.optimiser = (optimiser or rule("adam"))(self.learned, lrs[0])
         self.lrs = list(lrs)
         self._each = [self._slice(r) for r in range(len(pairs))] if len(set(lrs)) > 1 else []
         self._modules = list(pairs[0].modules())
@@ -74,19 +75,19 @@ class Replicas(ByShape):
         self.shapes: list[Shape] = []
         self._alone = [Engine("eager", pair, size, prepare=prepare) for pair in pairs]
         for run, one in enumerate(self._alone):
-            one.adam = self._slice(run)  # not a second set of moments
+            one.optimiser = self._slice(run)  # not a second set of moments
         self._cache: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def rates(self, rates: list[float]) -> None:
-        self.adam.lr.fill_(rates[0])
-        for adam, rate in zip(self._each, rates, strict=False):
-            adam.lr.fill_(rate)
+        self.optimiser.lr.fill_(rates[0])
+        for one, rate in zip(self._each, rates, strict=False):
+            one.lr.fill_(rate)
 
     def watched(self) -> list[Tensor]:
-        return [*self.learned, *self.adam.mean, *self.adam.square]
+        return [*self.learned, *self.optimiser.moments()]
 
     def changing(self) -> list[Tensor]:
-        counts = [count for adam in self._each or [self.adam] for count in adam.steps]
+        counts = [count for one in self._each or [self.optimiser] for count in one.steps]
         return [*self.watched(), *counts, *self.fixed]
 
     def random(self) -> list[Tensor]:
@@ -106,8 +107,8 @@ class Replicas(ByShape):
         """Take up what :meth:`saved` gave, for every replica."""
         for run, state in enumerate(saved):
             (self._each[run] if self._each else self._slice(run)).load(state)
-        for step in self.adam.steps:
-            step.copy_(saved[0]["adam.0.step"])
+        for i, step in enumerate(self.optimiser.steps):
+            step.copy_(saved[0][f"adam.{i}.step"])
         self.set_random([state["random.cuda" if self.learned[0].is_cuda else "random.cpu"] for state in saved])
 
     def diagnose(self, x: Tensor, run: int, step: int) -> None:
@@ -152,14 +153,8 @@ class Replicas(ByShape):
                     for tensor in group.values():
                         tensor.data = tensor.data.clone()
 
-    def _slice(self, run: int) -> Adam:
-        """Adam of one replica: views of the common state, and a count of steps of its own."""
-        one = copy(self.adam)
-        one.parameters = [p.detach()[run] for p in self.learned]
-        one.mean, one.square = [m[run] for m in self.adam.mean], [s[run] for s in self.adam.square]
-        one.steps = [t.clone() for t in self.adam.steps]
-        one.lr = torch.full_like(self.adam.lr, self.lrs[run])
-        return one
+    def _slice(self, run: int) -> Optimiser:
+        return self.optimiser.part(run, [p.detach()[run] for p in self.learned], self.lrs[run])
 
     def _gradients(self, x: Tensor) -> Gradients:
         """Choose how this shape is run: batched and compiled, batched, or replica by replica."""
@@ -194,7 +189,7 @@ class Replicas(ByShape):
         batch = [node for node in traced.graph.graph.nodes if node.op == "placeholder"][-1]
         draws = take_out(traced.graph, batch)
         noise = [torch.stack([draw(g.clone_state()) for g in self.generators]) for draw in draws]
-        inputs = [*self.adam.parameters, *self.fixed, x, *noise]
+        inputs = [*self.optimiser.parameters, *self.fixed, x, *noise]
         batched = _over_replicas(traced.graph, inputs)
         record.operations, record.traced = traced.operations, time.monotonic() - began
         run = self._runner(batched, draws)
@@ -206,7 +201,7 @@ class Replicas(ByShape):
             use(self.generators)
             with torch.no_grad():
                 noise = [torch.stack([draw(g) for g in self.generators]) for draw in draws]
-                *gradients, stats = batched(*self.adam.parameters, *self.fixed, x, *noise)
+                *gradients, stats = batched(*self.optimiser.parameters, *self.fixed, x, *noise)
             return gradients, stats
 
         run.draws = draws  # type: ignore[attr-defined]
@@ -216,9 +211,9 @@ class Replicas(ByShape):
         def step(x: Tensor) -> Tensor:
             found, stats = gradients(x)
             if not self._each:
-                self.adam.step(found)
-            for run, adam in enumerate(self._each):
-                adam.step([None if g is None else g[run] for g in found])
+                self.optimiser.step(found)
+            for run, one in enumerate(self._each):
+                one.step([None if g is None else g[run] for g in found])
             return stats
 
         return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x, self.generators)

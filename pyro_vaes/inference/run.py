@@ -117,7 +117,7 @@ TYPES: dict[str, Any] = {
     "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,
-        "binarise": int | float | None, "seed": int,
+        "binarise": int | float | str | None, "seed": int,
     },
     "plan": {"steps": int, "batch_size": int, "lr": int | float, "schedule": str, "seed": int},
 }  # fmt: skip

@@ -60,8 +60,9 @@ def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: P
     Raises:
         InputError: if a tensor is missing, too many, or of another kind or shape.
     """
-    moments = {name for name in tensors if name.startswith("adam.")}
-    if moments != {name for name in expected if name.startswith("adam.")}:
+    others = ("pair.", "random.")
+    moments = {name for name in tensors if not name.startswith(others)}
+    if moments != {name for name in expected if not name.startswith(others)}:
         raise InputError(f"{path} has the optimiser's state of another run")
     for name, now in expected.items():
         found = tensors.get(name)
@@ -70,7 +71,7 @@ def read_engine(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: P
             raise InputError(f"{path}: {name} is {what}, not {now.dtype} of shape {tuple(now.shape)}")
         if found.is_floating_point() and not torch.isfinite(found).all():
             raise InputError(f"{path}: {name} is not finite")
-        if name.endswith(("step", "exp_avg_sq")) and (found < 0).any():
+        if name.endswith(("step", "exp_avg_sq", ".sum")) and (found < 0).any():
             raise InputError(f"{path}: {name} is negative")
         if name == "random.cpu":
             try:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.optimiser import BETAS
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.state import state
 from pyro_vaes.pair import Pair
@@ -45,6 +46,8 @@ class Track:
         identity = values.get("identity")
         if not isinstance(identity, dict):
             raise InputError(f"{path} does not say which run it belongs to")
+        # What a run had before these could be chosen.
+        identity = {"optimiser": "adam", "betas": list(BETAS)} | identity
         ours = self.identity()
         for key in {**ours, **identity}:
             was, value = identity.get(key), ours.get(key)
@@ -96,6 +99,7 @@ class Track:
         shapes = {name: list(tensor.shape) for name, tensor in state(self.pair).items()}
         return {
             **asdict(self.plan),
+            "betas": list(self.plan.betas),
             **self.extra,
             "objective": repr(self.pair.objective),
             "parameters": zlib.crc32(json.dumps(shapes, sort_keys=True).encode()),

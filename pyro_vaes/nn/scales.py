@@ -83,6 +83,29 @@ class NetworkScale(nn.Module):
         return softplus(self.net(z)) + self.minimum
 
 
+class TanhLogVariance(nn.Module):
+    r"""A scale whose log-variance is squashed: (..., k) -> (..., d).
+
+    .. math:: \log \sigma(z)^2 = \tanh(\mathrm{net}(z)), \qquad \sigma^2 \in (1/e,\, e)
+
+    So no entry costs less than (ln 2 pi - 1) / 2 nats, however well it is fitted; values between 0 and 1 spread less
+    than the smallest such sigma, 0.61.
+
+    Source: S4 4.1, which says "a tanh activation for the variance"; tanh itself can be negative.
+
+    >>> TanhLogVariance(2, [5], 8)(torch.zeros(3, 2)).shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, latent_dim: int, hidden: Sequence[int], data_dim: int, activation: Activation = nn.ReLU):
+        super().__init__()
+        widths = [latent_dim, *reversed(hidden)]
+        self.net = nn.Sequential(*mlp(widths, activation), nn.Linear(widths[-1], data_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (self.net(z).tanh() / 2).exp()
+
+
 def floor_of(floor: float | None, width: float, data_dim: int) -> nn.Module:
     """Give the floor of an outlier's prior: fixed, or learned, one per entry.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from pyro_vaes.errors import InputError, unknown
 from pyro_vaes.guides.amortised import AmortisedNormal
 from pyro_vaes.inference.importance import ImportanceWeighted
 from pyro_vaes.inference.objective import ELBO
@@ -11,7 +12,7 @@ from pyro_vaes.models.bernoulli import LatentBernoulli
 from pyro_vaes.models.gaussian import LatentGaussian
 from pyro_vaes.models.prior import StandardPrior
 from pyro_vaes.nn.mlp import Decoder, GaussianEncoder, activation_of, check_sizes
-from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale
+from pyro_vaes.nn.scales import FixedScale, LearnedScale, NetworkScale, TanhLogVariance
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants.parts import PIXELS, decoder_of, encoder_guide
 
@@ -65,19 +66,33 @@ def _bernoulli(
 
 
 def gaussian_vae(
-    data_dim: int, latent_dim: int = 10, hidden: Sequence[int] = (200,), minimum: float = 1e-2, beta: float = 1.0
+    data_dim: int,
+    latent_dim: int = 10,
+    hidden: Sequence[int] = (200,),
+    minimum: float = 1e-2,
+    head: str = "softplus",
+    beta: float = 1.0,
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), sigma(z)^2) | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S4 4.1, App. A.1 Eq. 6.
 
-    One tanh layer. Departs from S4, whose tanh head cannot be a variance: sigma is softplus + ``minimum``, from a
-    network of its own.
+    One tanh layer. sigma comes from a network of its own, whose last layer is the ``head``: ``softplus`` plus
+    ``minimum``, or ``course_report``, log sigma^2 = tanh(.), as S4's "tanh for the variance" can be read. That sigma^2
+    is at least 1/e, so the negative bound is at least d (ln 2 pi - 1) / 2.
 
     >>> gaussian_vae(data_dim=4).name
     'gaussian_vae'
     """
     check_sizes(data_dim, latent_dim, hidden)
     decoder = Decoder(latent_dim, hidden, data_dim, activation=nn.Tanh)
-    scale = NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
+    if head not in ("softplus", "course_report"):
+        raise unknown("head", str(head), ["softplus", "course_report"])
+    if head == "course_report" and minimum != 1e-2:
+        raise InputError(f"minimum is {minimum}: the head course_report has a smallest sigma of its own")
+    scale = (
+        NetworkScale(latent_dim, hidden, data_dim, minimum, nn.Tanh)
+        if head == "softplus"
+        else TanhLogVariance(latent_dim, hidden, data_dim, nn.Tanh)
+    )
     model = LatentGaussian(StandardPrior(latent_dim), decoder, scale)
     guide = AmortisedNormal(GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh))
     return Pair(model, guide, ELBO(beta), range=PIXELS, name="gaussian_vae")

@@ -104,7 +104,8 @@ def vamp_vae(
     Tomczak & Welling 2018.
 
     ``components`` is C, the number of pseudo-inputs u_c; they start near the grey ``start``, or at data after
-    ``pair.model.prior.place(x[:C])``. Model and guide share the encoder. Data are binary.
+    ``pair.model.prior.place(x[:C])``. Model and guide share the encoder. It needs more steps than ``vae``,
+    since no fixed prior holds the codes in place. Data are binary.
 
     >>> vamp_vae(data_dim=4).name
     'vamp_vae'
