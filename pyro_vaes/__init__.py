@@ -16,10 +16,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "pyro_vaes.pair": ["Pair"],
     "pyro_vaes.variants": [
-        "VARIANTS", "variant", "vae", "beta_vae", "dvae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "iwae", "iwae_2", "ladder_vae",
-        "skip_vae", "cnn_vae", "memoriser", "ic_vae", "indexed_ic_vae",
-        "affine_ic_vae", "t_vae", "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
-        "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae",
+        "VARIANTS", "variant", "vae", "beta_vae", "dvae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae",
+        "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "gaussian_vae",
+        "l2_vae", "gamma_vae", "lc_vae", "memoriser", "ic_vae", "indexed_ic_vae", "affine_ic_vae", "t_vae",
+        "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],

@@ -40,6 +40,9 @@ def batch(rows=10, dtype=torch.float64):
 def steps(kind, pair, x, count=3, prepare=None, seed=1):
     """Take steps; give statistics, first gradients, buffers and the engine."""
     pyro.enable_validation(False)
+    if pair.condition_dim:
+        y = torch.eye(pair.condition_dim, dtype=x.dtype)[torch.arange(len(x)) % pair.condition_dim]
+        x, prepare = torch.cat([x, y], 1), lambda rows: (rows[:, :D], rows[:, D:])
     engine = Engine(kind, pair, size=N, prepare=prepare)
     torch.manual_seed(seed)
     stats = [engine.step(x)]

@@ -15,12 +15,14 @@ from pyro_vaes.inference.state import load_state, state
 D = 8
 # Latent sites of each variant: those besides z, whose width is 3; or all of them, with their widths.
 SMALL = {
-    "vae": set(), "beta_vae": set(), "dvae": set(), "gaussian_vae": set(), "l2_vae": set(), "gamma_vae": set(), "lc_vae": set(), "iwae": set(),
+    "vae": set(), "beta_vae": set(), "dvae": set(), "gaussian_vae": set(), "l2_vae": set(),
+    "gamma_vae": set(), "lc_vae": set(), "iwae": set(),
     "iwae_2": {"z_1": 4, "z_2": 3}, "ladder_vae": {"z_1": 6, "z_2": 3}, "skip_vae": set(), "cnn_vae": set(),
     "memoriser": {"z": 1}, "ic_vae": {"s"},
     "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"}, "rvae": {"w"},
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
+    "cvae": set(), "structured_cvae": set(),
 }  # fmt: skip
 OBJECTIVES = ("ELBO", "Recycled", "ImportanceWeighted", "Denoised")
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
@@ -51,6 +53,12 @@ def batch(name, rows=10):
     return (x > 0.5).float() if name in BINARY else x
 
 
+def condition(name, rows=10):
+    """The condition of a batch, as a program takes it; None for a variant that takes none."""
+    classes = make(name).condition_dim
+    return torch.eye(classes)[torch.arange(rows) % classes] if classes else None
+
+
 def test_every_variant_has_a_row():
     assert set(SMALL) == set(pv.VARIANTS)
     assert set(SMALL) <= set(pv.__all__)
@@ -59,7 +67,7 @@ def test_every_variant_has_a_row():
 @pytest.mark.parametrize("name", SMALL)
 class TestVariant:
     def test_sites_and_shapes(self, name):
-        q, p = make(name).traces(batch(name))
+        q, p = make(name).traces(batch(name), y=condition(name))
         assert {n for n, s in q.nodes.items() if s["type"] == "sample"} == set(latent(name))
         for site, width in latent(name).items():
             assert q.nodes[site]["value"].shape == (10, width)
@@ -67,20 +75,20 @@ class TestVariant:
         assert p.nodes["x"]["fn"].log_prob(batch(name)).shape == (10,)
 
     def test_model_draws_without_data(self, name):
-        x = make(name).model(size=7)
+        x = make(name).model(y=condition(name, 7), size=7)
         assert x.shape == (7, D)
         assert torch.isfinite(x).all()
 
     def test_finite_gradient_at_every_parameter(self, name):
         pair = make(name)
-        pair(batch(name)).total.backward()
+        pair(batch(name), condition(name)).total.backward()
         for parameter_name, parameter in pair.named_parameters():
             assert parameter.grad is not None, parameter_name
             assert torch.isfinite(parameter.grad).all(), parameter_name
             assert parameter.grad.abs().max() > 0, parameter_name
 
     def test_terms_sum_to_the_loss(self, name):
-        loss = make(name)(batch(name))
+        loss = make(name)(batch(name), condition(name))
         assert torch.isclose(sum(loss.terms.values()), loss.total)
         assert not loss.bound.requires_grad
 
@@ -93,14 +101,14 @@ class TestVariant:
         checkpoint.save(path, {f"pair.{n}": t for n, t in state(pair).items()}, {})
         load_state(other, checkpoint.load(path)[0], path)
         torch.manual_seed(4)
-        before = pair(batch(name)).total
+        before = pair(batch(name), condition(name)).total
         torch.manual_seed(4)
-        assert torch.equal(before, other(batch(name)).total)
+        assert torch.equal(before, other(batch(name), condition(name)).total)
 
     def test_our_fit_moves_every_parameter(self, name):
         pair = make(name)
         before = {n: p.detach().clone() for n, p in pair.named_parameters()}
-        pv.fit(pair, batch(name), steps=3, batch_size=4, progress=False)
+        pv.fit(pair, batch(name), condition(name), steps=3, batch_size=4, progress=False)
         assert not [n for n, p in pair.named_parameters() if torch.equal(before[n], p)]
 
     @pytest.mark.filterwarnings("ignore:.*TraceMeanField_ELBO.*:UserWarning")
@@ -115,25 +123,25 @@ class TestVariant:
             before = {n: p.detach().clone() for n, p in pair.named_parameters()}
             with pyro.get_param_store().scope():
                 svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), elbo())
-                losses = [svi.step(batch(name)) for _ in range(3)]
+                losses = [svi.step(batch(name), condition(name)) for _ in range(3)]
             assert all(torch.isfinite(torch.tensor(losses)))
             assert not [n for n, p in pair.named_parameters() if torch.equal(before[n], p)]
 
     def test_predictive_prior_and_posterior(self, name):
         pair = make(name)
-        prior = Predictive(pair.model, num_samples=5)(size=4)
+        prior = Predictive(pair.model, num_samples=5)(y=condition(name, 4), size=4)
         assert prior["x"].shape == (5, 4, D)
-        posterior = Predictive(pair.guide, num_samples=5)(batch(name))
+        posterior = Predictive(pair.guide, num_samples=5)(batch(name), condition(name))
         for site, width in latent(name).items():
             assert posterior[site].shape == (5, 10, width)
-        predictive = Predictive(pair.model, guide=pair.guide, num_samples=5)(batch(name))
+        predictive = Predictive(pair.model, guide=pair.guide, num_samples=5)(batch(name), condition(name))
         assert predictive["x"].shape[-1] == D
 
     def test_poutine_conditions_the_model(self, name):
         pair = make(name)
         site, width = top(name)
         fixed = torch.zeros(4, width)
-        trace = poutine.trace(poutine.condition(pair.model, {site: fixed})).get_trace(size=4)
+        trace = poutine.trace(poutine.condition(pair.model, {site: fixed})).get_trace(y=condition(name, 4), size=4)
         assert torch.equal(trace.nodes[site]["value"], fixed)
 
     def test_nuts_runs(self, name):
@@ -142,18 +150,18 @@ class TestVariant:
         pair = make(name)
         kernel = NUTS(pair.model, max_tree_depth=2, jit_compile=False)
         mcmc = MCMC(kernel, num_samples=2, warmup_steps=2, disable_progbar=True)
-        mcmc.run(batch(name, rows=2))
+        mcmc.run(batch(name, rows=2), condition(name, rows=2))
         site, width = top(name)
         assert mcmc.get_samples()[site].shape == (2, 2, width)
 
     def test_clean_and_sample(self, name):
         pair = make(name)
-        found = pv.clean(pair, batch(name), draws=3)
+        found = pv.clean(pair, batch(name), condition(name), draws=3)
         for value in vars(found).values():
             assert value.shape == (10, D)
         assert torch.isfinite(found.mean).all()
         assert (found.sd >= 0).all()
-        assert pv.sample(pair, 4).shape == (4, D)
+        assert pv.sample(pair, 4, condition(name, 4)).shape == (4, D)
 
     def test_card_and_describe(self, name):
         from pyro_vaes.card import card

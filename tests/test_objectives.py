@@ -330,6 +330,32 @@ def hand_rlc_vae(p, x, passes=2, recycle_grad=False, **kw):
     return recycle(x, lambda x, z: (decode(p, z), sigma(z)), passes, one, not recycle_grad)
 
 
+def log_bernoulli(x, logits):
+    prob = torch.sigmoid(logits)
+    return (x * torch.log(prob) + (1 - x) * torch.log(1 - prob)).sum(-1)
+
+
+def beside(a, y):
+    """Vector and condition side by side; the condition of a datum is that of all its codes."""
+    return torch.cat([a, y + 0 * a[..., :1]], -1)
+
+
+def hand_cvae(p, x, y, **kw):
+    """S4 4.2.3: the label beside the pixels and beside the code, whose prior knows nothing of it."""
+    z, kl = draw(p, beside(x, y))
+    return {"z": kl, "x": -log_bernoulli(x, decode(p, beside(z, y), output=IDENTITY))}
+
+
+def hand_structured_cvae(p, x, y, **kw):
+    """S4 Eq. 3, with x for what is predicted: -KL[q(z | x, y) || p(z | y)] + E log p(x | y, z)."""
+    loc, scale = encode(p, beside(x, y))
+    h = net(p, "model.prior.trunk", y, output=torch.relu)
+    m, s = net(p, "model.prior.loc", h), softplus(net(p, "model.prior.raw_scale", h)) + 1e-5
+    z = loc + scale * torch.randn_like(loc)
+    kl = (torch.log(s / scale) + (scale**2 + (loc - m) ** 2) / (2 * s**2) - 0.5).sum(-1)
+    return {"z": kl, "x": -log_bernoulli(x, decode(p, beside(z, y), output=IDENTITY))}
+
+
 def hand_autoencoder(p, x, **kw):
     z = net(p, "guide.encoder", x)
     return {"x": 0.5 * ((x - decode(p, z)) ** 2).sum(-1) + D * LOG_2PI / 2}
@@ -462,6 +488,16 @@ def batch(name="", rows=B, seed=1):
     return x.round() if name in BINARY else x
 
 
+CONDITIONS = {"cvae": 10, "structured_cvae": 10}
+
+
+def condition(name, rows=B):
+    """The condition of a batch: labels for one, numbers for the other; None for a variant that takes none."""
+    labels = torch.eye(10, dtype=torch.float64)[torch.arange(rows) % 10]
+    numbers = torch.linspace(-1, 1, rows * 10, dtype=torch.float64).reshape(rows, 10)
+    return {"cvae": labels, "structured_cvae": numbers}.get(name)
+
+
 def build(name, seed=0, **kw):
     """A pair in float64 whose parameters are all different, those that start equal included."""
     with torch.random.fork_rng():
@@ -476,6 +512,8 @@ def build(name, seed=0, **kw):
 def by_hand(name, pair, x, **kw):
     """(B,) losses by site; draws in the order in which the guide draws."""
     named = dict(pair.named_parameters(remove_duplicate=False))
+    y = condition(name, x.shape[-2])
+    kw = kw if y is None else {**kw, "y": y}
     return HAND[name](named | dict(pair.named_buffers()), x, **kw)
 
 
@@ -539,7 +577,7 @@ NOT_RECYCLED = [n for n in VARIANTS if n not in ("ric_vae", "r_l2_vae", "rlc_vae
 WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
-    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae",
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
 ]  # fmt: skip
 
 
@@ -559,7 +597,8 @@ def test_networks_have_the_widths_that_were_asked_for(name):
     named = build(name).named_parameters(remove_duplicate=False)
     networks = ("model.decoder", "model.scale", "guide.encoder")
     shapes = [tuple(p.shape) for n, p in named if n.startswith(networks) and n.endswith("weight")]
-    decoder, encoder = [(4, K), (6, 4), (D, 6)], [(6, D), (4, 6), (K, 4)]
+    c = CONDITIONS.get(name, 0)
+    decoder, encoder = [(4, K + c), (6, 4), (D, 6)], [(6, D + c), (4, 6), (K, 4)]
     heads = 1 if name in ("autoencoder", "induced_ae") else 2
     scale = decoder if name in ("gaussian_vae", "lc_vae", "rlc_vae") else []
     assert shapes == decoder + scale + encoder + encoder[-1:] * (heads - 1)
@@ -569,7 +608,7 @@ def test_networks_have_the_widths_that_were_asked_for(name):
 def test_loss_and_gradient_are_those_of_the_hand_formula(name, kw):
     pair, x = build(name, **kw), batch(name)
     torch.manual_seed(3)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(3)
     terms = by_hand(name, pair, x, **kw)
     total = total_of(terms)
@@ -604,7 +643,7 @@ def test_the_improper_prior_of_the_source_can_be_trained_on(name):
     kw = {"floor": 0.0625, "width": INF}
     pair, x = build(name, **kw), batch(name)
     torch.manual_seed(3)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(3)
     total = total_of(by_hand(name, pair, x, **kw))
     torch.testing.assert_close(loss.total, total, rtol=1e-10, atol=1e-10)
@@ -613,7 +652,7 @@ def test_the_improper_prior_of_the_source_can_be_trained_on(name):
 
 @pytest.mark.parametrize(("name", "kw"), CASES)
 def test_terms_sum_to_the_total(name, kw):
-    loss = build(name, **kw)(batch(name), size=50)
+    loss = build(name, **kw)(batch(name), condition(name), size=50)
     torch.testing.assert_close(sum(loss.terms.values()), loss.total)
     assert loss.total.dim() == 0 and loss.bound.dim() == 0 and not loss.bound.requires_grad
 
@@ -625,7 +664,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
     losses = []
     for size in (None, B, 1000):
         torch.manual_seed(4)
-        losses.append(pair(x, size=size))
+        losses.append(pair(x, condition(name), size=size))
     for other in losses[1:]:
         torch.testing.assert_close(other.total, losses[0].total, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(other.bound, losses[0].bound, rtol=1e-9, atol=1e-9)
@@ -638,7 +677,7 @@ def test_the_bound_is_minus_the_loss_of_the_first_pass(name):
     kw = {} if name in NOT_RECYCLED else {"passes": 1}
     kw |= {"beta": 1.0} if name == "beta_vae" else {}
     torch.manual_seed(5)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(5)
     torch.testing.assert_close(loss.bound, -total_of(by_hand(name, pair, x, **kw)).detach(), rtol=1e-10, atol=1e-10)
 
@@ -648,7 +687,7 @@ def test_the_bound_is_minus_the_loss_of_the_first_pass(name):
 def test_beta_weighs_the_divergence_of_the_code(name, beta):
     pair, x = build(name, beta=beta), batch(name)
     torch.manual_seed(6)
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.manual_seed(6)
     terms = by_hand(name, pair, x)
     total = sum(beta * v.mean() if site[0] == "z" else v.mean() for site, v in terms.items())
@@ -661,7 +700,7 @@ def test_bound_does_not_know_beta(name):
     bounds, totals = [], []
     for beta in (0.0, 1.0, 4.0):
         torch.manual_seed(7)
-        loss = build(name, beta=beta)(batch(name))
+        loss = build(name, beta=beta)(batch(name), condition(name))
         bounds.append(loss.bound)
         totals.append(loss.total.detach())
     torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-10, atol=1e-10)
@@ -684,7 +723,7 @@ def test_bound_of_an_autoencoder_still_has_the_prior(name):
     p = dict(pair.named_parameters())
     z = net(p, "guide.encoder", x)
     prior = (0.5 * z**2).sum(-1) + K * LOG_2PI / 2
-    loss = pair(x)
+    loss = pair(x, condition(name))
     torch.testing.assert_close(loss.bound, -(loss.total + prior.mean()).detach(), rtol=1e-10, atol=1e-10)
 
 
@@ -708,7 +747,7 @@ def test_particles_are_averaged(name, particles):
     objective = pair.objective
     objective.particles = particles
     torch.manual_seed(9)
-    loss = objective(pair.model, pair.guide, x, size=70)
+    loss = objective(pair.model, pair.guide, x, condition(name), size=70)
     torch.manual_seed(9)
     terms = by_hand(name, pair, x.expand(particles, B, D))
     assert name in ("autoencoder", "induced_ae") or next(iter(terms.values())).shape == (particles, B)

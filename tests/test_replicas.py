@@ -36,11 +36,12 @@ def test_each_replica_is_the_run_of_its_seed(name, data):
     """Started from seed r, with the noise and the data order of seed r: equal to 1e-5 over 100 steps."""
     x = (data > 0.5).float() if name in BINARY else data
     pairs = [make(r, name) for r in range(3)]
-    histories = pv.fit(pairs, x, **OPTIONS, engine="graph")
+    y = torch.arange(len(x)) % 10 if pairs[0].condition_dim else None
+    histories = pv.fit(pairs, x, y, **OPTIONS, engine="graph")
     assert histories[0].engine.kind == "graph"
     for r, pair in enumerate(pairs):
         alone = make(r, name)
-        expected = pv.fit(alone, x, **OPTIONS, seed=r, engine="eager")
+        expected = pv.fit(alone, x, y, **OPTIONS, seed=r, engine="eager")
         # Ten planar layers magnify single rounding: in double precision these runs agree to 4e-15.
         assert_equal_runs(pair, alone, histories[r], expected, atol=1e-4 if name == "planar_vae" else 1e-5)
         assert histories[r].pair is pair

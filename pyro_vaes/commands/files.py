@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyro_vaes.data import Dataset
+    from pyro_vaes.data.quadrants import Quadrants
+    from pyro_vaes.pair import Pair
 
 
 def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset, Tensor, Tensor | None]":
@@ -38,6 +40,39 @@ def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Tensor":
     if isinstance(kind, str):
         print(f"binarised: {found.note}")
     return found.x
+
+
+def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Quadrants | None":
+    """Split images where the condition is quadrants:N; None where it is the label."""
+    from dataclasses import replace
+
+    from pyro_vaes.data.quadrants import quadrants
+
+    if condition in (None, "labels"):
+        return None
+    kind, _, observed = condition.partition(":")
+    if kind != "quadrants" or observed not in ("1", "2", "3"):
+        raise InputError(f"condition {condition!r}: it must be labels, or quadrants:N with N = 1, 2 or 3")
+    return quadrants(replace(dataset, x=x), int(observed))
+
+
+def modelled(condition: str | None, dataset: "Dataset", x: "Tensor") -> "tuple[Tensor, Tensor | None, tuple[int, ...]]":
+    """Give what a run models of its data, what may be its condition (labels or pixels), and the shape of one datum."""
+    parts = quadrants_of(condition, dataset, x)
+    return (x, dataset.y, dataset.shape) if parts is None else (parts.x, parts.y, (len(parts.missing),))
+
+
+def condition_for(pair: "Pair", condition: str | None, x: "Tensor", y: "Tensor | None", name: str) -> "Tensor | None":
+    """Give the conditions as the pair takes them, (N, c); None if it takes none."""
+    from pyro_vaes.inference.guard import check_condition
+
+    if not pair.condition_dim:
+        if condition is not None:
+            raise InputError(f"condition {condition!r}: {pair.name} takes none")
+        return None
+    if y is None:
+        raise InputError(f"{name} has no labels, which {pair.name} takes as its condition")
+    return check_condition(pair, x, y)
 
 
 def locate_data(data: str) -> str:

@@ -6,13 +6,20 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import device_of, is_image, locate_data, read_data, write_figure
+from pyro_vaes.commands.files import (
+    condition_for,
+    device_of,
+    is_image,
+    locate_data,
+    modelled,
+    read_data,
+    write_figure,
+)
 from pyro_vaes.errors import InputError, unknown, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyro_vaes.data import Dataset
     from pyro_vaes.inference.plan import History
     from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
@@ -76,6 +83,7 @@ def do_fit(
     engine: str = "auto",
     schedules: dict[str, list[float]] | None = None,
     augment: str | None = None,
+    condition: str | None = None,
     replicas: int = 1,
     checkpoint_every: int = 500,
     **arguments: Any,
@@ -105,6 +113,8 @@ def do_fit(
         engine: eager, graph (traced), inductor (traced and compiled), or auto.
         schedules: settings that change on the way, '{"beta": [0, 1, 1000]}' for beta from 0 to 1 in 1000 steps.
         augment: draw the data anew at every step, dynamic or impulse:FRACTION.
+        condition: what a conditional variant is given: labels, those of the data, as without this; or quadrants:N, so
+            many quadrants of an image, from which it predicts the others (condition_dim follows).
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
             rates: from Python).
         checkpoint_every: steps between checkpoints.
@@ -123,24 +133,34 @@ def do_fit(
     Plan(**plan)
     augment = _augment(binarise, augment)
     dataset, x, _ = read_data(source, download)
+    x, y, shape = modelled(condition, dataset, x)
+    if y is not None and y.dim() == 2:
+        if augment is not None:
+            raise InputError(
+                f"augment {augment} would draw the predicted pixels anew, not the observed ones: leave it out, "
+                "and make the data binary beforehand, such as binarise=threshold05"
+            )
+        arguments = arguments if "condition_dim" not in arguments else {**arguments, "condition_dim": y.shape[1]}
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     config = {
-        "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(dataset.shape),
+        "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
-        "schedules": schedules or {}, "augment": augment, "checkpoint_every": checkpoint_every,
+        "schedules": schedules or {}, "augment": augment, "condition": condition,
+        "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     for pair in pairs:
         _first_parameters(pair, start)
-    _check_before(pairs[0], x, config)
+    y = condition_for(pairs[0], condition, x, y, data)
+    _check_before(pairs[0], x, y, config)
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
     if replicas == 1:
-        return _train([Run.create(folder, config)], pairs, x, dataset, resume=False)
+        return _train([Run.create(folder, config)], pairs, x, y, resume=False)
     _free(folder)
     runs = [
         Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
     ]
-    return _train(runs, pairs, x, dataset, resume=False)
+    return _train(runs, pairs, x, y, resume=False)
 
 
 def do_resume(run: str) -> int:
@@ -153,12 +173,15 @@ def do_resume(run: str) -> int:
 
     replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
-    dataset, x, _ = read_data(folders[0].config["data"])
+    first = folders[0].config
+    dataset, x, _ = read_data(first["data"])
+    x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
     for config in (folder.config for folder in folders):
         pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
         _first_parameters(pairs[-1], config.get("start"))
-    return _train(folders, pairs, x, dataset, resume=True)
+    y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
+    return _train(folders, pairs, x, y, resume=True)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -218,7 +241,7 @@ def check_scale(scale: str) -> None:
         raise unknown("scale", scale, ["quick", "paper"])
 
 
-def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", dataset: "Dataset", resume: bool) -> int:
+def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool) -> int:
     from pyro_vaes.inference.compile import describe
     from pyro_vaes.inference.fit import fit as fit_pair
     from pyro_vaes.inference.shapes import EngineWarning
@@ -226,49 +249,52 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", dataset: "Datase
     config = runs[0].config
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
     options |= {"checkpoint_every": config["checkpoint_every"], "device": device_of(config["device"])}
-    x = x.to(options["device"])
+    x, y = x.to(options["device"]), None if y is None else y.to(options["device"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
         if len(runs) == 1:
-            histories = [fit_pair(pairs[0], x, **config["plan"], **options, out=runs[0].path, resume=resume)]
+            histories = [fit_pair(pairs[0], x, y, **config["plan"], **options, out=runs[0].path, resume=resume)]
         else:
-            histories = fit_pair(pairs, x, **config["plan"], **options, out=runs[0].path.parent, resume=resume)
+            histories = fit_pair(pairs, x, y, **config["plan"], **options, out=runs[0].path.parent, resume=resume)
     print(describe(histories[0].engine))
     if histories[0].interrupted is not None:
         where = shlex.quote(str(runs[0].path if len(runs) == 1 else runs[0].path.parent))
         print(f"stopped at step {histories[0].step}; go on with: pyro-vaes fit --resume {where}")
         return 128 + histories[0].interrupted
     for run, pair, history in zip(runs, pairs, histories, strict=True):
-        _report(run, pair, history, x, dataset)
+        _report(run, pair, history, x, y)
     return 0
 
 
-def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", dataset: "Dataset") -> None:
+def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
     from pyro_vaes.evaluation.plots import image_rows, training
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
     write_figure(run.path / "training.png", training(history.rows, pair.name))
-    if is_image(dataset.shape):
+    shape, few = run.config["shape"], None if y is None else y[:512]
+    if is_image(shape):
         batch = as_batch(x[:14])
-        rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch)[0].cpu()}
-        write_figure(run.path / "cleaned.png", image_rows(rows, dataset.shape, title=pair.name))
+        rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}
+        write_figure(run.path / "cleaned.png", image_rows(rows, shape, title=pair.name))
     last = history.rows[-max(1, len(history.rows) // 20) :]
     mean = sum(row["bound"] for row in last) / len(last)
     print(
         f"{pair.name}: {history.step} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)"
     )
-    print(f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512]):.4f} in the units of the data")
+    print(
+        f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512], few):.4f} in the units of the data"
+    )
     print(f"wrote {run.path}: config.json, metrics.jsonl, checkpoint.safetensors, training.png")
 
 
-def _check_before(pair: "Pair", x: "Tensor", config: dict[str, Any]) -> None:
+def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[str, Any]) -> None:
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
 
     device_of(config["device"])
-    check_options(pair, x, config["schedules"], config["augment"], config["engine"])
+    check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
     whole("checkpoint_every", config["checkpoint_every"])
 
 

@@ -4,13 +4,25 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import beside, binary, is_image, output_path, read_data, write_array, write_figure
+from pyro_vaes.commands.files import (
+    beside,
+    binary,
+    condition_for,
+    is_image,
+    modelled,
+    output_path,
+    quadrants_of,
+    read_data,
+    write_array,
+    write_figure,
+)
 from pyro_vaes.errors import InputError, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pyro_vaes.data import Dataset
+    from pyro_vaes.data.quadrants import Quadrants
     from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
 
@@ -28,7 +40,7 @@ def do_clean(
 
     Args:
         run: the run folder.
-        input: a data set by name, a file, or an image folder.
+        input: a data set by name, a file, or an image folder; with labels where the run was trained with them.
         output: a .npz file (mean, sd, score, probability, mask), or a .npy file (the cleaned array alone).
         passes: how often the answer goes in again, by default what the variant says.
         draws: posterior draws for the standard deviation.
@@ -41,9 +53,9 @@ def do_clean(
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import clean as clean_pair
 
-    pair, dataset = _trained_and_data(run, input, root)
+    pair, dataset, y = _trained_and_data(run, input, root)
     path = output_path(output, input, run, (".npz", ".npy"))
-    found = clean_pair(pair, dataset.x, passes=passes, draws=draws, threshold=threshold)
+    found = clean_pair(pair, dataset.x, y, passes=passes, draws=draws, threshold=threshold)
     arrays = {name: value.numpy().reshape(-1, *dataset.shape) for name, value in vars(found).items()}
     if path.suffix == ".npy":
         write_array(path, lambda file: np.save(file, arrays["mean"]))
@@ -84,7 +96,7 @@ def do_detect(
     from pyro_vaes.evaluation.metrics import f1
     from pyro_vaes.inference.checkpoint import write_atomically
 
-    pair, dataset = _trained_and_data(run, input, root)
+    pair, dataset, _ = _trained_and_data(run, input, root)
     path = output_path(output, input, run, (".csv",)) if output else None
     if inlier is not None and dataset.y is None:
         raise InputError(f"{input} has no labels: leave --inlier out")
@@ -111,14 +123,21 @@ def do_detect(
 
 
 def do_sample(
-    run: str, output: str | None = None, draws: int = 28, passes: int | None = None, noise: bool = False, seed: int = 0
+    run: str,
+    output: str | None = None,
+    draws: int = 28,
+    label: int | None = None,
+    passes: int | None = None,
+    noise: bool = False,
+    seed: int = 0,
 ) -> None:
-    """Draw new data from a trained run.
+    """Draw new data from a trained run; where it was trained on quadrants, complete the first images of its data.
 
     Args:
         run: the run folder.
         output: a .npy file, by default samples.npy in the run folder; a picture is written beside it.
         draws: how many.
+        label: of all draws, where the run was trained with labels; without it the labels take turns.
         passes: how often a draw goes through the model again, by default what the variant says.
         noise: draw outliers too, instead of clean data.
         seed: of the draws.
@@ -132,12 +151,13 @@ def do_sample(
     folder = Run.open(run)
     path = output_path(output or str(folder.path / "samples.npy"), None, run, (".npy",))
     pair = folder.pair()
-    x = sample_pair(pair, draws, passes=1 if noise and passes is None else passes, noise=noise, seed=seed)
-    shape = tuple(folder.config["shape"])
+    y, parts, shape = _to_draw(folder, pair, label, whole("draws", draws))
+    x = sample_pair(pair, draws, y, passes=1 if noise and passes is None else passes, noise=noise, seed=seed)
+    x = x if parts is None else parts.join(x, parts.y[:draws])
     write_array(path, lambda file: np.save(file, x.numpy().reshape(-1, *shape)))
     print(f"wrote {path}: {draws} samples of shape {shape}")
     if is_image(shape):
-        columns = min(14, draws)
+        columns = min(14, draws) if y is None or label is not None else min(pair.condition_dim, 14, draws)
         rows = {str(i * columns + 1): x[i * columns : (i + 1) * columns] for i in range(min(6, draws // columns))}
         write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples"))
 
@@ -169,21 +189,24 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     dataset, x, mask = read_data(folder.config["data"])
     if _kind(folder) == "dynamic":
         x = binary(replace(dataset, x=x), "static", folder.config["data"])
-    found = clean_pair(pair, x)
+    condition = folder.config["condition"]
+    x, y, _ = modelled(condition, dataset, x)
+    y = condition_for(pair, condition, x, y, dataset.name)
+    found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
-        "bound (nats per datum)": bound(pair, x),
-        "ordinary residual": ordinary_residual(pair, x),
-        "active units": active_units(pair, x),
+        "bound (nats per datum)": bound(pair, x, y),
+        "ordinary residual": ordinary_residual(pair, x, y),
+        "active units": active_units(pair, x, y),
         "outlier entries": found.mask.float().mean().item(),
     }
     if mask is not None:
-        truth = as_batch(dataset.x)
+        truth, mask = as_batch(modelled(condition, dataset, dataset.x)[0]), modelled(condition, dataset, mask)[0]
         figures["mse of the dirty data"] = metrics.mse(as_batch(x), truth)
         figures["mse of the cleaned data"] = metrics.mse(found.mean, truth)
         if 0 < int(mask.sum()) < mask.numel():
             figures["outlier entries: AUC"] = metrics.cell_auc(found.score, mask)
             figures["outlier entries: F1"] = metrics.f1(found.mask.flatten(), mask.flatten())
-    figures |= _likelihoods(pair, x[:rows], likelihood, ais)
+    figures |= _likelihoods(pair, x[:rows], None if y is None else y[:rows], likelihood, ais)
     path = folder.path / "evaluation.json"
     content = {**figures, "versions": folder.config.get("versions")}
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -196,7 +219,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     print(f"wrote {path}")
 
 
-def _likelihoods(pair: "Pair", x: "Tensor", samples: int, temperatures: int) -> dict[str, Any]:
+def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, temperatures: int) -> dict[str, Any]:
     """log p(x) by the estimators that were asked for, and the parts of the bound; a refusal is an answer too."""
     from pyro_vaes.evaluation.decomposition import decompose
     from pyro_vaes.inference.annealed import Annealing
@@ -204,14 +227,15 @@ def _likelihoods(pair: "Pair", x: "Tensor", samples: int, temperatures: int) -> 
 
     figures: dict[str, Any] = {}
     path = Annealing(max(1, temperatures), start="guide")
+    what = "log p(x)" if y is None else "log p(x | y)"
     for name, asked, options in (
-        ("log p(x)", samples, {"samples": samples}),
-        ("annealed log p(x)", temperatures, {"method": "ais", "annealing": path}),
+        (what, samples, {"samples": samples}),
+        (f"annealed {what}", temperatures, {"method": "ais", "annealing": path}),
     ):
         if not asked:
             continue
         try:
-            found = log_likelihood(pair, x, **options)
+            found = log_likelihood(pair, x, y, **options)
         except InputError as refusal:
             figures[name] = str(refusal)
             continue
@@ -219,7 +243,8 @@ def _likelihoods(pair: "Pair", x: "Tensor", samples: int, temperatures: int) -> 
         figures[f"{name}: Monte-Carlo standard error"] = found.mean_se
         if found.khat.isfinite().any():
             figures[f"{name}: share of k-hat above 0.7"] = found.unreliable
-    if samples:
+    # With a condition there may be a prior for every datum, and none for them all.
+    if samples and y is None:
         try:
             parts = decompose(pair, x)
         except InputError as refusal:
@@ -232,19 +257,42 @@ def _likelihoods(pair: "Pair", x: "Tensor", samples: int, temperatures: int) -> 
     return figures
 
 
-def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset]":
+def _to_draw(
+    folder: "Run", pair: "Pair", label: int | None, draws: int
+) -> "tuple[Tensor | int | None, Quadrants | None, tuple[int, ...]]":
+    """Give the condition of new draws, the images that they complete if any, and the shape of what is written."""
+    import torch
+
+    condition, shape = folder.config["condition"], tuple(folder.config["shape"])
+    labels = bool(pair.condition_dim) and condition in (None, "labels")
+    if label is not None and not labels:
+        raise InputError(f"label is {label}: {folder.path} was not trained with labels")
+    if not pair.condition_dim:
+        return None, None, shape
+    if labels:
+        return torch.arange(draws) % pair.condition_dim if label is None else label, None, shape
+    dataset, x, _ = read_data(folder.config["data"])
+    parts = quadrants_of(condition, dataset, x)
+    if parts is None or draws > len(parts.y):
+        raise InputError(f"draws is {draws}: {dataset.name} has {len(x)} images to complete")
+    return parts.y[:draws], parts, dataset.shape
+
+
+def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, Tensor | None]":
     from pyro_vaes.data import load
     from pyro_vaes.inference.run import Run
 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    kind = _kind(folder)
-    if kind is None:
-        return pair, dataset
-    # The literature tests what was trained on fresh draws on one fixed draw.
-    source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
-    return pair, replace(dataset, x=binary(dataset, "static" if kind == "dynamic" else kind, source))
+    x, kind = dataset.x, _kind(folder)
+    if kind is not None:
+        # The literature tests what was trained on fresh draws on one fixed draw.
+        source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
+        x = binary(dataset, "static" if kind == "dynamic" else kind, source)
+    x, y, shape = modelled(folder.config["condition"], dataset, x)
+    y = condition_for(pair, folder.config["condition"], x, y, input)
+    return pair, replace(dataset, x=x, shape=shape), y
 
 
 def _kind(folder: "Run") -> "str | float | None":

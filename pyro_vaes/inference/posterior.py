@@ -170,14 +170,15 @@ def _mean(site: Any) -> tuple[Tensor, bool]:
         return site["value"], False
 
 
-def ordinary_residual(pair: Pair, x: Tensor) -> float:
+def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     """Give the mean size of a residual that is no outlier: the floor, or the scale, that a result is read with.
 
     >>> from pyro_vaes.variants import ic_vae
     >>> round(ordinary_residual(ic_vae(4, 2, (8,), floor=0.2), torch.rand(3, 4)), 3)
     0.2
     """
-    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]))[1] for i in range(0, len(x), 512)]).mean().item()
+    y, starts = check_condition(pair, x, y), range(0, len(x), 512)
+    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:

@@ -81,7 +81,7 @@ class Run:
             raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
         if isinstance(config, dict):
             # What a run had before these could be chosen.
-            config = {"engine": "eager", "schedules": {}, "augment": None} | config
+            config = {"engine": "eager", "schedules": {}, "augment": None, "condition": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         if math.prod(config["shape"]) != config["data_dim"]:
             raise InputError(f"{path / CONFIG}: shape {config['shape']} does not hold {config['data_dim']} entries")
@@ -113,6 +113,7 @@ TYPES: dict[str, Any] = {
     "engine": str,
     "schedules": dict,
     "augment": str | None,
+    "condition": str | None,
     "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

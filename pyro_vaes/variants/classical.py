@@ -39,8 +39,8 @@ def vae(
 def beta_vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 4.0) -> Pair:
     """p, q: those of ``vae`` | ELBO with beta = 4, whose bound is that of beta = 1 | Higgins et al. 2017; S4 4.2.6.
 
-    The loss is E -log p(x | z) + beta KL, a bound for beta >= 1; a run shows it and the bound with beta = 1. ReLU, as S4
-    has it. Data are binary.
+    The loss is E -log p(x | z) + beta KL; a run shows it, and the bound with beta = 1. ReLU, as S4 has it. Data are
+    binary.
 
     >>> beta_vae(data_dim=4).objective
     ELBO(beta=4.0)
