@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vaes.data import Dataset, load
 from pyro_vaes.data.binarise import binarised
+from pyro_vaes.inference.annealed import Annealing
 from pyro_vaes.inference.likelihood import log_likelihood
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.inference.posterior import active_units, bound
@@ -53,6 +54,17 @@ def measures(
         "active units": active_units(pair, x) if y is None else None,
     }  # fmt: skip
     return numbers, found.value.tolist()
+
+
+def annealed(pair: Pair, x: Tensor, *, samples: int, seed: int = 0) -> dict[str, float]:
+    """Estimate log p(x) of a few data by annealing from the guide, and by importance sampling: an error of the latter.
+
+    Both are lower bounds in expectation, so that the larger one is nearer to the truth.
+    """
+    path = Annealing(temperatures=40, leapfrog=8, start="guide")
+    by_steps = log_likelihood(pair, x, method="ais", samples=16, annealing=path, batch_size=len(x), seed=seed)
+    at_once = log_likelihood(pair, x, samples=samples, chunk=CHUNK, batch_size=len(x), seed=seed)
+    return {"ais": by_steps.mean, "ais se": by_steps.mean_se, "is": at_once.mean}
 
 
 def packed(pictures: Tensor) -> str:
