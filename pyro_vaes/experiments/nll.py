@@ -253,8 +253,8 @@ def table(result: dict[str, Any]) -> str:
                 f"{np.mean(row['minutes']):.1f}", published, f"`{row['command']}`",
             ]
         )  # fmt: skip
-    names = "row, -log p(x), its error, k-hat > 0.7, annealing lowers it by, -ELBO, active units, minutes, published, command"
-    return markdown_table(names.split(", "), rows)
+    names = "row, -log p(x), its error, k-hat > 0.7, annealing lowers it by, -ELBO, active units, minutes"
+    return markdown_table([*names.split(", "), "published", "command"], rows)
 
 
 def _gain(annealed: list[dict[str, float] | None]) -> str:
