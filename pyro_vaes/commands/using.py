@@ -168,6 +168,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     Args:
         run: the run folder; evaluation.json is written into it.
         likelihood: estimate log p(x) with this many importance samples per datum, and split the bound; 0 does neither.
+            Of a conditional run it is log p(x | y), and the bound stays whole.
         ais: estimate log p(x) with this many temperatures of annealed importance sampling (16 chains from the guide,
             10 leapfrog steps); 0 does not.
         rows: take this many data for these two, all by default.
