@@ -354,7 +354,7 @@ CASES = {
     "evaluate RUN --likelihood 1": "an error needs two samples",
     "evaluate RUN --ais -1": "ais is -1",
     "describe t_vae --data_dim 0": "data_dim",
-    "reproduce frey": "did you mean 'frey-recovery'",
+    "reproduce frey-recover": "did you mean 'frey-recovery'",
     "reproduce demo --scale big": "unknown scale",
     "reproduce frey-recovery --root folder": "frey",
     "demo --scale big": "unknown scale",

@@ -16,6 +16,7 @@ from pyro_vaes.experiments import (
     mnist_denoising,
     nll,
     outlier_images,
+    quadrants,
     recycling,
     robust_generation,
     systematic_errors,
@@ -36,6 +37,7 @@ _ALL = (
     course_report,
     nll,
     frey_bound,
+    quadrants,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
