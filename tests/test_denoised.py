@@ -117,6 +117,17 @@ def test_a_site_without_a_closed_form_is_taken_as_a_whole(pair):
     assert loss.terms["z"].item() == pytest.approx(300.0)
 
 
+def test_a_site_drawn_against_the_models_order_is_taken_as_a_whole():
+    # KL[q(z_1 | x) || p(z_1 | z_2)] at a z_2 that came from z_1 is not the bound's term: floors must not bring it back.
+    torch.manual_seed(0)
+    pair = pv.iwae_2(data_dim=6, latent_dim=2, hidden=(5,), middle=3, middle_hidden=(4,)).double()
+    plain = loss_of(pair, pv.ELBO()).terms
+    free = plain["z_1"].item() / 4  # below the site's term, three entries together
+    assert free > 0
+    assert loss_of(pair, pv.ELBO(free_bits=free)).terms["z_1"].item() == pytest.approx(plain["z_1"].item(), rel=1e-12)
+    assert loss_of(pair, pv.ELBO(free_bits=9.0)).terms["z_1"].item() == pytest.approx(27.0)
+
+
 def test_they_can_follow_a_schedule(pair):
     pair = pair.float()
     pair.objective = pv.ELBO(free_bits=0.5)

@@ -159,7 +159,7 @@ class ELBO(nn.Module):
             term = _site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
             bound = bound - term.detach()
             if name in q.nodes and not exact:
-                term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum))
+                term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum, name in drawn))
             terms[name] = term
         return Loss(torch.stack(list(terms.values())).sum(), terms, bound)
 
@@ -171,15 +171,15 @@ class ELBO(nn.Module):
                 if site not in sites:
                     raise InputError(f"{name} names the site {site!r}, which the guide does not sample: it has {sites}")
 
-    def _floored(self, term: Tensor, p_site: Any, q_site: Any, per_datum: float) -> Tensor:
-        """Let no entry of a code cost less than its free bits."""
+    def _floored(self, term: Tensor, p_site: Any, q_site: Any, per_datum: float, sampled: bool) -> Tensor:
+        """Let no entry of a code cost less than its free bits, and no site whose term is sampled as a whole."""
         if self._free is None:
             return term
         entries = term.reshape(1)
         try:
             kl = kl_divergence(q_site["fn"].base_dist, p_site["fn"].base_dist)
             mask = p_site["mask"][..., None] if isinstance(p_site["mask"], Tensor) else p_site["mask"]
-            if q_site["name"] not in self.sampled and kl.shape == q_site["value"].shape:
+            if not sampled and kl.shape == q_site["value"].shape:
                 entries = scale_and_mask(kl, p_site["scale"], mask).flatten(0, -2).sum(0) * per_datum
         except (AttributeError, NotImplementedError):
             pass  # no closed form entry by entry
