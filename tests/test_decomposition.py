@@ -149,6 +149,19 @@ def test_active_units_of_a_flow_are_those_of_its_mean(draws):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_the_centre_of_a_bent_flow_is_not_its_mean():
+    """z_0 ~ N(0, s(x)^2), z = z_0 + u tanh(w'z_0 + b): the centre, u tanh(b), is the same for all x; the mean is not."""
+    torch.manual_seed(0)
+    pair = pv.planar_vae(data_dim=8, latent_dim=2, hidden=(), flows=1)
+    layer, encoder = pair.guide.layers[0].nn.linear, pair.guide.encoder
+    with torch.no_grad():
+        for p in [*layer.parameters(), *encoder.parameters()]:
+            p.zero_()
+        layer.bias.copy_(torch.tensor([1.0, 4.0, 0.0, 1.0, 0.0]))  # b, u and w, both along the first entry
+        encoder.raw_scale.weight[0, 0] = 3.0
+    assert active_units_by_site(pair, torch.randn(500, 8)) == {"z": 1}
+
+
 def test_active_units_as_they_were(data):
     """One site with a mean: the variance of that mean, no draws; outliers and exact weights are no units."""
     for name in ("l2_vae", "t_vae", "ic_vae", "autoencoder", "rvae"):

@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
+from torch.distributions import TransformedDistribution
 
 from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference.densities import exact_sites
@@ -164,6 +165,8 @@ def _code_means(pair: Pair, x: Tensor, y: Tensor | None, draws: int) -> dict[str
 
 def _mean(site: Any) -> tuple[Tensor, bool]:
     """A site's mean and True, or its value and False where no mean is known."""
+    if isinstance(site["fn"], TransformedDistribution):  # ``mean`` is a flow's centre, which its layers may bend away
+        return site["value"], False
     try:
         return site["fn"].mean, True
     except (NotImplementedError, AttributeError):
