@@ -394,6 +394,15 @@ def test_one_code_and_a_deep_decoder_beat_the_right_model_on_the_training_data_a
     assert (pv.clean(memoriser, train, draws=2).mean - train).abs().max() < 0.02
 
 
+def test_a_memoriser_is_as_precise_as_everything_else():
+    torch.set_default_dtype(torch.float64)
+    try:
+        pair = pv.memoriser(data_dim=4, points=torch.rand(5, 4))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in pair.parameters()} == {torch.float64}
+
+
 def test_a_memoriser_without_points_learns_where_they_are():
     torch.manual_seed(1)
     pair, x = pv.memoriser(8, hidden=(4, 4)), plane(40, seed=13) / 10 + 0.5

@@ -161,7 +161,7 @@ def memoriser(
         points = torch.rand(whole("the product of hidden", math.prod(hidden), low=2, high=10**6), data_dim)
     if points.dim() != 2 or points.shape[1] != data_dim or len(points) < 2:
         raise InputError(f"points have shape {tuple(points.shape)}: it must be (N, {data_dim}), N at least 2")
-    decoder, count = Curve(points.float()), len(points)
+    decoder, count = Curve(points.to(torch.get_default_dtype())), len(points)
     # A quarter of a cell's rest or so, where the code is densest.
     spread = LearnedScale(count, start=0.25 / count, minimum=0.025 / count)
     model = LatentGaussian(StandardPrior(1), decoder, LearnedScale(1, start=0.3))
