@@ -150,7 +150,7 @@ def test_active_units_of_a_flow_are_those_of_its_mean(draws):
 
 
 def test_the_centre_of_a_bent_flow_is_not_its_mean():
-    """z_0 ~ N(0, s(x)^2), z = z_0 + u tanh(w'z_0 + b): the centre, u tanh(b), is the same for all x, the mean is not."""
+    """z_0 ~ N(0, s(x)^2), z = z_0 + u tanh(w'z_0 + b): the centre, u tanh(b), is not moved by x; the mean is."""
     torch.manual_seed(0)
     pair = pv.planar_vae(data_dim=8, latent_dim=2, hidden=(), flows=1)
     layer, encoder = pair.guide.layers[0].nn.linear, pair.guide.encoder
