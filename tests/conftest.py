@@ -37,3 +37,15 @@ def clean_room():
 def data():
     """Twenty rows of eight values in [0, 1]."""
     return torch.rand(20, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Cells of experiments are computed one after another here, and never on a GPU."""
+
+    def in_turn(cell, settings, *, done, **_):
+        for setting in settings:
+            done(setting, cell(*setting))
+
+    monkeypatch.setattr("pyro_vaes.experiments.cells.side_by_side", in_turn)
+    monkeypatch.setattr("pyro_vaes.experiments.cells._gpu", lambda: False)

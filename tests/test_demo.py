@@ -8,7 +8,7 @@ import torch
 
 from pyro_vaes.cli import main
 from pyro_vaes.evaluation import plots
-from pyro_vaes.experiments import cells, demo, floor_sweep, recycling
+from pyro_vaes.experiments import demo, floor_sweep, recycling
 from pyro_vaes.experiments.training import trained
 
 
@@ -68,15 +68,6 @@ def test_labels_of_curves_keep_their_distance_under_wide_bands():
     ax = plots.curves([1, 2], lines, titles=["t"], xlabel="x", ylabel="y", bands=bands).axes[0]
     low, high = sorted(text.xyann[1] for text in ax.texts)
     assert high - low >= 0.045 * 5 - 1e-12
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    def in_turn(cell, settings, *, done, **_):
-        for setting in settings:
-            done(setting, cell(*setting))
-
-    monkeypatch.setattr(cells, "side_by_side", in_turn)
 
 
 def test_the_floor_sweep_end_to_end_in_small(tmp_path, monkeypatch, in_this_process):

@@ -16,7 +16,7 @@ SMALL = {"steps": 4, "hidden": [8], "seeds": [0, 1]}
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch, in_this_process):
     """Thirty faces, networks of one small layer, four steps; no pool of processes."""
     generator = np.random.default_rng(0)
     faces = (255 * generator.random((3, 560)).T @ generator.dirichlet(np.ones(3), 30).T).astype(np.uint8)
@@ -26,11 +26,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setitem(frey_recovery.SCALES, "quick", quick)
     monkeypatch.setitem(frey_ablation.SCALES, "quick", {**frey_ablation.SCALES["quick"], **SMALL})
 
-    def one_by_one(cell, settings, done, **_):
-        for setting in settings:
-            done(setting, cell(*setting))
-
-    monkeypatch.setattr("pyro_vaes.experiments.cells.side_by_side", one_by_one)
     return tmp_path / "data"
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.io import savemat
 
 from pyro_vaes.errors import InputError
-from pyro_vaes.experiments import cells, frey_bound
+from pyro_vaes.experiments import frey_bound
 from pyro_vaes.inference.guard import Diverged
 
 PLAN = {"pick epochs": 1, "epochs": 2, "seeds": [0, 1]}
@@ -61,12 +61,7 @@ def test_rates_are_picked_on_a_part_of_the_training_faces(monkeypatch):
         frey_bound.fitted(train, {}, 0, PLAN)
 
 
-def test_a_smoke_size_of_the_whole(root, tmp_path, monkeypatch):
-    def in_turn(cell, settings, *, done, **_):
-        for setting in settings:
-            done(setting, cell(*setting))
-
-    monkeypatch.setattr(cells, "side_by_side", in_turn)
+def test_a_smoke_size_of_the_whole(root, tmp_path, monkeypatch, in_this_process):
     monkeypatch.setattr(frey_bound, "LATENT", (2, 5))
     monkeypatch.setattr(frey_bound, "PUBLISHED", {2: 236.67, 5: 241.69})
     monkeypatch.setitem(frey_bound.SCALES, "quick", PLAN)

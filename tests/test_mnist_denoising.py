@@ -13,7 +13,7 @@ from pyro_vaes.experiments.mnist_denoising import LABELS, RUNS
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch, in_this_process):
     """A hundred digits made of four strokes, networks of one small layer; no pool of processes."""
     generator = np.random.default_rng(0)
     strokes = (generator.random((4, 784)) < 0.2) * 255
@@ -27,11 +27,6 @@ def root(tmp_path, monkeypatch):
     for scale in ("quick", "paper"):
         monkeypatch.setitem(mnist_denoising.SCALES, scale, {**mnist_denoising.SCALES[scale], **small})
 
-    def one_by_one(cell, settings, done, **_):
-        for setting in settings:
-            done(setting, cell(*setting))
-
-    monkeypatch.setattr("pyro_vaes.experiments.cells.side_by_side", one_by_one)
     return tmp_path / "data"
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vaes.data import Dataset
-from pyro_vaes.experiments import cells, course_report, likelihoods, nll
+from pyro_vaes.experiments import course_report, likelihoods, nll
 
 
 def digits(rows, seed):
@@ -21,14 +21,9 @@ def load(name, *, root=None, split="train", limit=None):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, in_this_process):
     """Random digits instead of MNIST, one process, a few steps."""
 
-    def in_turn(cell, settings, *, done, **_):
-        for setting in settings:
-            done(setting, cell(*setting))
-
-    monkeypatch.setattr(cells, "side_by_side", in_turn)
     for module in (nll, course_report, likelihoods):
         monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(nll, "TRAIN", 100)

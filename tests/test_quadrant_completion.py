@@ -14,7 +14,7 @@ SMALL = {"hidden": [16], "latent_dim": 3, "steps": 40, "measured": 50, "samples"
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, in_this_process):
     """The 8 x 8 digits in the place of MNIST, computed in this process."""
 
     def load(name, *, root=None, split="train"):
@@ -22,13 +22,7 @@ def small(monkeypatch):
         rows = slice(1500) if split == "train" else slice(1500, None)
         return pv.Dataset("digits", data.x[rows], data.shape, data.y[rows])
 
-    def one_by_one(cell, settings, *, desc, steps, done):
-        for setting in settings:
-            done(setting, cell(*setting))
-
     monkeypatch.setattr(experiment, "load", load)
-    monkeypatch.setattr("pyro_vaes.experiments.cells.side_by_side", one_by_one)
-    monkeypatch.setattr("pyro_vaes.experiments.cells._gpu", lambda: False)
     monkeypatch.setattr(experiment, "SHOWN", 3)
     monkeypatch.setitem(experiment.SCALES, "quick", {**experiment.SCALES["quick"], **SMALL})
 

@@ -279,10 +279,13 @@ def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tenso
         rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}
         write_figure(run.path / "cleaned.png", image_rows(rows, shape, title=pair.name))
     last = history.rows[-max(1, len(history.rows) // 20) :]
-    mean = sum(row["bound"] for row in last) / len(last)
+    mean, loss = (sum(row[key] for row in last) / len(last) for key in ("bound", "loss"))
     print(
         f"{pair.name}: {history.step} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)"
     )
+    if abs(loss + mean) > 1e-3:
+        # With beta, free bits, recycling: what is minimised is not the bound, and both are shown.
+        print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, which is minimised")
     print(
         f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512], few):.4f} in the units of the data"
     )

@@ -46,7 +46,7 @@ from pyro_vaes.experiments.training import run, untrained
 from pyro_vaes.experiments.verdicts import verdict
 from pyro_vaes.inference.denoised import Denoised
 from pyro_vaes.inference.importance import log_mean_exp
-from pyro_vaes.inference.objective import ELBO, trace_of
+from pyro_vaes.inference.objective import ELBO, log_prob, sampled_sites, trace_of
 from pyro_vaes.inference.posterior import bound, reconstruct, sample
 from pyro_vaes.pair import Pair
 
@@ -200,8 +200,6 @@ def _as_printed(pair: Pair, x: Tensor, seed: int) -> float:
 
 def log_joint(trace: poutine.Trace) -> Tensor:
     """The sum of the log-densities of all sites of a trace, (K, B)."""
-    from pyro_vaes.inference.importance import log_prob, sampled_sites
-
     return torch.stack([log_prob(site) for _, site in sampled_sites(trace)]).sum(0)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vaes.distributions import Jeffreys
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.inference.objective import log_prob, sampled_sites
 from pyro_vaes.pair import Pair, aside
 
 Values = dict[str, Tensor]
@@ -52,27 +52,12 @@ def exact_sites(pair: Pair) -> tuple[str, ...]:
     return tuple(getattr(objective, "exact", ()))
 
 
-def site_log_prob(site: Any) -> Tensor:
-    """One site's log-density, masked but never scaled: a weight is a datum's own, whatever the data set's size."""
-    return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"]).double()
-
-
 def family(site: Any) -> Any:
     """The distribution at a site, without what reshapes it."""
     fn = site["fn"]
     while hasattr(fn, "base_dist") and not hasattr(fn, "transforms"):
         fn = fn.base_dist
     return fn
-
-
-def sampled(trace: poutine.Trace) -> dict[str, Any]:
-    """The sites of a trace that have a density: recorded ones and subsamples have none."""
-    nodes: dict[str, Any] = trace.nodes
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site["infer"].get("_deterministic") and not site_is_subsample(site)
-    }
 
 
 def run(
@@ -85,7 +70,8 @@ def run(
 ) -> dict[str, Any]:
     """Run a program with particles along dimension -2 and given values at some sites, and give its sites."""
     program = pyro.plate("particles", particles, dim=-2)(program)
-    return sampled(poutine.trace(poutine.condition(program, dict(values))).get_trace(x, y, size=size))
+    trace = poutine.trace(poutine.condition(program, dict(values))).get_trace(x, y, size=size)
+    return dict(sampled_sites(prune_subsample_sites(trace)))
 
 
 def draw_and_weigh(pair: Pair, x: Tensor, y: Tensor | None, particles: int) -> Tensor:
@@ -125,7 +111,7 @@ def total(sites: Mapping[str, Any], names, particles: int, x: Tensor) -> Tensor:
     """Sum the log-densities of the named sites, (K, B), float64."""
     total = torch.zeros(particles, len(x), dtype=torch.float64, device=x.device)
     for name in names:
-        total = total + site_log_prob(sites[name])
+        total = total + log_prob(sites[name]).double()
     return total
 
 

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
 
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, unknown, whole
-from pyro_vaes.inference.objective import Loss, trace_of, traces
+from pyro_vaes.inference.objective import Loss, log_prob, sampled_sites, trace_of, traces
 from pyro_vaes.inference.tracing import swapped
 
 ESTIMATORS = ("iwae", "stl", "dreg")
@@ -175,22 +173,3 @@ def log_mean_exp(weights: Tensor) -> Tensor:
     tensor([0., 1.])
     """
     return torch.logsumexp(weights, 0) - math.log(len(weights))
-
-
-def sampled_sites(trace: poutine.Trace) -> list[tuple[str, Any]]:
-    """The sites that have a density: not those that only record a value.
-
-    >>> from pyro_vaes.variants import l2_vae
-    >>> [name for name, _ in sampled_sites(l2_vae(4, 2, (3,)).traces()[1])]
-    ['z', 'x']
-    """
-    return [
-        (name, site)
-        for name, site in cast(dict[str, Any], trace.nodes).items()
-        if site["type"] == "sample" and not site["infer"].get("_deterministic")
-    ]
-
-
-def log_prob(site: Any) -> Tensor:
-    """The log-density of a site per particle and datum: masked, and without any scale."""
-    return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])

@@ -1,7 +1,7 @@
 """The evidence lower bound, site by site."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import pyro
 import pyro.poutine as poutine
@@ -234,6 +234,25 @@ def turned(q: poutine.Trace, p: poutine.Trace) -> list[str]:
                 found.append(name)
             latest = max(latest, order[name])
     return found
+
+
+def sampled_sites(trace: poutine.Trace) -> list[tuple[str, Any]]:
+    """The sites that have a density: not those that only record a value.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> [name for name, _ in sampled_sites(l2_vae(4, 2, (3,)).traces()[1])]
+    ['z', 'x']
+    """
+    return [
+        (name, site)
+        for name, site in cast(dict[str, Any], trace.nodes).items()
+        if site["type"] == "sample" and not site["infer"].get("_deterministic")
+    ]
+
+
+def log_prob(site: Any) -> Tensor:
+    """The log-density of a site per particle and datum: masked, and without any scale."""
+    return scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
 
 
 class _Constant(Messenger):
