@@ -231,8 +231,9 @@ def verdicts(each: dict[Any, list[float]], seeds: Sequence[int]) -> list[dict[st
         ("beta = 4 costs likelihood (mean over N_z)", over_sizes("VAE tuned", "beta-VAE")),
     ]
     found = [verdict(claim, "S4 Table 1", gains, per=per) for claim, gains in claims]
-    rise = np.mean([log_p("IWAE", b) - log_p("IWAE", a) for a, b in ((3, 5), (5, 10), (10, 20))], 0)
-    claim = "with p(h_1) counted once, the IWAE's likelihood rises with N_z up to 20"
+    # Not the mean of the steps, which is a third of the way from 3 to 20 whatever happens between them.
+    rise = min((log_p("IWAE", b) - log_p("IWAE", a) for a, b in ((3, 5), (5, 10), (10, 20))), key=np.mean)
+    claim = "with p(h_1) counted once, the IWAE's likelihood rises with N_z up to 20 (the smallest step)"
     found.append(verdict(claim, "ours, against S4 Table 1", list(rise), per=per))
     return found
 

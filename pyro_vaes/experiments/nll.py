@@ -201,7 +201,7 @@ def verdicts(each: dict[str, list[list[float]]], seeds: Sequence[int]) -> list[d
         "a VampPrior helps": ("VampPrior", "VAE"),
         "convolutions help": ("CNN-VAE", "VAE"),
     }
-    source = {"K = 5 ": "Burda et al. 2016", "K = 50": "Burda et al. 2016"}
+    source = {"DReG": "Tucker et al. 2019", "K = 5 ": "Burda et al. 2016", "K = 50": "Burda et al. 2016"}
     found = []
     for claim, (better, worse) in gain.items():
         if not {better, worse} <= set(each):
