@@ -87,7 +87,7 @@ def hand_vae(p, x, activation="tanh", **kw):
 
 
 def hand_beta_vae(p, x, beta=4.0, **kw):
-    terms = hand_vae(p, x, activation="relu")
+    terms = hand_vae(p, x)
     return {"z": beta * terms["z"], "x": terms["x"]}
 
 

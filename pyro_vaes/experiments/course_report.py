@@ -5,13 +5,14 @@ leave nothing of any digit); 60,000 to train, 10,000 to test; N_z in {3, 5, 10, 
 tanh layer of 500, Adagrad, the rate picked from {0.1, 0.02, 0.01} by a tenth of the steps on 5,000 training digits held
 back for it. *VAE tuned*: ReLU, Adam with beta_2 = 0.99, rate 0.001 (0.01 for N_z = 3). *CNN*: two convolutions and two
 deconvolutions, rate 0.01 (0.001 for N_z = 200). *IWAE*: two stochastic layers, 200 and 100 tanh units, K = 50, rate
-0.001. *DVAE* (salt and pepper, 0.05), *beta-VAE* (beta = 4) and *CVAE* (labels) have the settings of the tuned one.
-Rates are constant.
+0.001. *DVAE* (salt and pepper, 0.05) and *CVAE* (labels) have the settings of the tuned one, *beta-VAE* (beta = 4)
+those of the VAE. Rates are constant.
 
 The report's table is of lower bounds, higher is better (its caption says otherwise), and does not say of what the
-DVAE's and the beta-VAE's are. Ours gives, on the same test digits: the bound of each method's own objective; the ELBO
-of its p and q on the data as they are; -log p(x) by S importance samples, with the share of digits whose k-hat is above
-0.7. The CVAE's numbers are of log p(x | y), and not comparable with the others'.
+DVAE's and the beta-VAE's are. Ours gives, on the same test digits: each method's own objective (the beta-VAE's with its
+beta, the DVAE's with q at corrupted digits); the ELBO of its p and q on the data as they are; -log p(x) by S importance
+samples, with the share of digits whose k-hat is above 0.7. The CVAE's numbers are of log p(x | y), and not comparable
+with the others'.
 
 The report's IWAE row is not monotone (-177.95 at N_z = 10), and its authors suspect an error. Its Eq. 9 gives h_1 the
 standard prior *beside* p(h_1 | h_2). ``Eq. 9`` is the value of that formula for our trained model, next to the bound
@@ -20,9 +21,8 @@ with p(h_1) counted once.
 How much the binarisation matters ("no significant impact", says the report) is a table of its own: the tuned VAE at
 N_z = 20, trained and tested on each of three.
 
-Scales: ``quick`` is 2.5 passes over the data, 2,000 test digits for the bounds, the first 300 for -log p(x), 300
-samples: it tells how far the methods get early, not how far they get. ``paper`` is 100 passes, all 10,000 digits, 5,000
-samples.
+Scales: ``quick`` is 2.5 passes over the data, the first 500 test digits, 300 samples: it tells how far the methods get
+early, not how far they get. ``paper`` is 100 passes, all 10,000 digits, 5,000 samples.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ from pyro_vaes.pair import Pair
 NAME = "course-report"
 SIZES = (3, 5, 10, 20, 200)
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 1500, "bounds": 2000, "test": 300, "samples": 300, "seeds": [0]},
-    "paper": {"steps": 60_000, "bounds": 10_000, "test": 10_000, "samples": 5000, "seeds": [0, 1, 2]},
+    "quick": {"steps": 1500, "test": 500, "samples": 300, "seeds": [0]},
+    "paper": {"steps": 60_000, "test": 10_000, "samples": 5000, "seeds": [0, 1, 2]},
 }
 INVERTED = "threshold0_inverted"
 OTHERS = ("threshold05", "static")
@@ -69,6 +69,7 @@ PUBLISHED = {
     "CVAE": (-116.27, -98.99, -80.85, -75.43, -76.39),
 }
 METHODS = tuple(PUBLISHED)
+ADAGRAD = ("VAE", "beta-VAE")  # the settings of the original, its rate picked
 PICTURES, MAP = 10, 2000
 
 
@@ -82,7 +83,7 @@ def build(data_dim: int, method: str, size: int) -> Pair:
             "iwae_2",
             {"latent_dim": size, "hidden": [200], "middle": 100, "middle_hidden": [100], "particles": 50},
         ),
-        "beta-VAE": ("vae", {**tuned, "beta": 4.0}),
+        "beta-VAE": ("vae", {"latent_dim": size, "hidden": [500], "beta": 4.0}),
         "CVAE": ("cvae", {"latent_dim": size, "hidden": [500]}),
     }
     name, arguments = made.get(method, ("vae", tuned))
@@ -95,7 +96,7 @@ def build(data_dim: int, method: str, size: int) -> Pair:
 def plan_of(method: str, size: int, steps: int, seed: int) -> dict[str, Any]:
     """How the report trains it; the baseline's rate is still to be picked."""
     plan: dict[str, Any] = {"steps": steps, "batch_size": 100, "schedule": "constant", "seed": seed, "lr": 1e-3}
-    if method == "VAE":
+    if method in ADAGRAD:
         return plan | {"optimiser": "adagrad"}
     if method == "IWAE":
         # Fifty particles are worth a compilation even in few steps.
@@ -114,7 +115,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     known: dict[str, Any] = {"scale": scale, "root": str(root)}
     found = compute(
         partial(cell, **known), settings, cells, desc=NAME,
-        steps=lambda setting: round(plan["steps"] * (1.3 if setting[0] == "VAE" else 1)),
+        steps=lambda setting: round(plan["steps"] * (1.3 if setting[0] in ADAGRAD else 1)),
     )  # fmt: skip
     pictures = {m: found[m, 3, INVERTED, plan["seeds"][0]]["pictures"] for m in METHODS}
     curves = {m: found[m, 20, INVERTED, plan["seeds"][0]]["curve"] for m in METHODS}
@@ -151,13 +152,13 @@ def cell(method: str, size: int, kind: str, seed: int, scale: str, root: str) ->
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x, labels = train.x.to(device), train.y if method == "CVAE" else None
     how = plan_of(method, size, plan["steps"], seed)
-    if method == "VAE":
-        how["lr"] = picked(x, size, plan["steps"] // 10, seed)
+    if method in ADAGRAD:
+        how["lr"] = picked(x, method, size, plan["steps"] // 10, seed)
     pair = _built(x.shape[1], method, size, seed)
     rows = run(pair, x, labels, **how, log_every=max(1, plan["steps"] // 60)).rows
     pair = pair.cpu()
-    y = test.y[: plan["bounds"]] if method == "CVAE" else None  # type: ignore[index]
-    found, each = measures(pair, test.x[: plan["bounds"]], y, samples=plan["samples"], data=plan["test"], seed=seed)
+    y = test.y[: plan["test"]] if method == "CVAE" else None  # type: ignore[index]
+    found, each = measures(pair, test.x[: plan["test"]], y, samples=plan["samples"], seed=seed)
     found |= {"lr": how["lr"], "each": each, "curve": [[row["epoch"], row["bound"]] for row in rows]}
     if method == "IWAE":
         found["Eq. 9"] = _as_printed(pair, test.x[: plan["test"]], seed)
@@ -177,25 +178,28 @@ def _built(data_dim: int, method: str, size: int, seed: int) -> Pair:
         return build(data_dim, method, size)
 
 
-def picked(x: Tensor, size: int, steps: int, seed: int) -> float:
+def picked(x: Tensor, method: str, size: int, steps: int, seed: int) -> float:
     """The rate with the best bound on training digits that were held back, after a short training."""
     scores, held = {}, min(5000, len(x) // 10)
     for lr in (0.1, 0.02, 0.01):
-        pair = _built(x.shape[1], "VAE", size, seed)
-        run(pair, x[:-held], **{**plan_of("VAE", size, max(1, steps), seed), "lr": lr})
+        pair = _built(x.shape[1], method, size, seed)
+        run(pair, x[:-held], **{**plan_of(method, size, max(1, steps), seed), "lr": lr})
         scores[lr] = bound(pair, x[-held:])
     return max(scores, key=lambda lr: scores[lr])
 
 
 def _as_printed(pair: Pair, x: Tensor, seed: int) -> float:
     """The bound that Eq. 9 of the report computes: with N(z_1; 0, I) as a second prior of z_1."""
+    standard = torch.distributions.Normal(0.0, 1.0)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        q = trace_of(pair.guide, x, None, None, 50)
-        p = trace_of(pair.model, x, None, None, 50, at=q)
-    standard = torch.distributions.Normal(0.0, 1.0)
-    twice = standard.log_prob(p.nodes["z_1"]["value"]).sum(-1)
-    return log_mean_exp(log_joint(p) - log_joint(q) + twice).mean().item()
+        bounds = []
+        for rows in x.split(250):
+            q = trace_of(pair.guide, rows, None, None, 50)
+            p = trace_of(pair.model, rows, None, None, 50, at=q)
+            twice = standard.log_prob(p.nodes["z_1"]["value"]).sum(-1)
+            bounds.append(log_mean_exp(log_joint(p) - log_joint(q) + twice))
+    return torch.cat(bounds).mean().item()
 
 
 def log_joint(trace: poutine.Trace) -> Tensor:
@@ -222,13 +226,14 @@ def verdicts(each: dict[Any, list[float]], seeds: Sequence[int]) -> list[dict[st
         return list(np.mean([log_p(better, size) - log_p(worse, size) for size in sizes], 0))
 
     per = f"test digits, {len(seeds)} training(s) each"
+    second = max((log_p(m, 200) for m in METHODS if m not in ("CNN", "CVAE")), key=np.mean)
     claims = [
         ("tuning improves the VAE (mean over N_z)", over_sizes("VAE tuned", "VAE")),
         ("the CNN-VAE is better than the tuned VAE (mean over N_z)", over_sizes("CNN", "VAE tuned")),
-        ("the CNN-VAE is best at N_z = 200", list(log_p("CNN", 200) - log_p("VAE tuned", 200))),
+        ("the CNN-VAE is best at N_z = 200, of those that see no label", list(log_p("CNN", 200) - second)),
         ("the DVAE is better than the tuned VAE at N_z = 3", list(log_p("DVAE", 3) - log_p("VAE tuned", 3))),
         ("the IWAE is worse than the VAE from N_z = 10 on", over_sizes("VAE", "IWAE", (10, 20, 200))),
-        ("beta = 4 costs likelihood (mean over N_z)", over_sizes("VAE tuned", "beta-VAE")),
+        ("beta = 4 costs likelihood (mean over N_z)", over_sizes("VAE", "beta-VAE")),
     ]
     found = [verdict(claim, "S4 Table 1", gains, per=per) for claim, gains in claims]
     # Not the mean of the steps, which is a third of the way from 3 to 20 whatever happens between them.
@@ -319,7 +324,7 @@ def _map(latent: dict[str, Any], where: str) -> Figure:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown tables: bounds and likelihoods by method and size, and the binarisations apart."""
-    lines: dict[str, str] = {"published bound": "", "own": "own bound", "elbo": "ELBO", "nll": "-log p(x)"}
+    lines: dict[str, str] = {"published bound": "", "own": "own objective", "elbo": "ELBO", "nll": "-log p(x)"}
     rows: list[list[object]] = []
     for row in result["rows"]:
         for key, label in lines.items():

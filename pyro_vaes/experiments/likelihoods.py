@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from torch import Tensor
 
 from pyro_vaes.data import Dataset, load
 from pyro_vaes.data.binarise import binarised
 from pyro_vaes.inference.annealed import Annealing
+from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.inference.likelihood import log_likelihood
 from pyro_vaes.inference.objective import ELBO
 from pyro_vaes.inference.posterior import active_units, bound
@@ -36,12 +38,12 @@ def measures(
         data: importance-sample the first so many rows only; the bounds are means over all.
 
     Returns:
-        ``own``: the bound of the pair's own objective; ``elbo``: the ELBO, of the same p and q on the data as they are;
-        ``nll``: -log p(x) by S importance samples, ``nll se``: its Monte-Carlo error; ``k-hat``: the share of data
-        whose k-hat is above 0.7; ``active units``. And log p(x) of every datum.
+        ``own``: minus the loss of the pair's own objective, beta, corruption and all; ``elbo``: the ELBO, of the same p
+        and q on the data as they are; ``nll``: -log p(x) by S importance samples, ``nll se``: its Monte-Carlo error;
+        ``k-hat``: the share of data whose k-hat is above 0.7; ``active units``. And log p(x) of every datum.
     """
     pair = pair.eval()
-    own = bound(pair, x, y, seed=seed)
+    own = -_loss(pair, x, y, seed)
     trained_by, pair.objective = pair.objective, ELBO()
     try:
         elbo = bound(pair, x, y, seed=seed)
@@ -54,6 +56,17 @@ def measures(
         "active units": active_units(pair, x) if y is None else None,
     }  # fmt: skip
     return numbers, found.value.tolist()
+
+
+def _loss(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> float:
+    y = check_condition(pair, x, y)
+    losses = []
+    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        for start in range(0, len(x), 500):
+            rows = slice(start, start + 500)
+            losses.append(pair(x[rows], None if y is None else y[rows]).total * len(x[rows]))
+    return torch.stack(losses).sum().item() / len(x)
 
 
 def annealed(pair: Pair, x: Tensor, *, samples: int, seed: int = 0) -> dict[str, float]:

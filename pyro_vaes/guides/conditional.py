@@ -16,7 +16,7 @@ class ConditionalNormal(PyroModule):
     Args:
         encoder: x and y side by side (..., d + c) -> (mu_z, sigma_z), each (..., k).
 
-    Source: Sohn, Lee & Yan (2015), 3; Kingma, Rezende, Mohamed & Welling (2014), Eq. 4.
+    Source: Sohn, Lee & Yan (2015), 3.
 
     >>> import torch
     >>> from pyro_vaes.nn.mlp import GaussianEncoder

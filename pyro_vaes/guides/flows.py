@@ -30,7 +30,7 @@ class AmortisedFlow(PyroModule):
         layers: f_1 ... f_T, conditional transforms of Pyro: :func:`planar`, :func:`inverse_autoregressive`,
             :func:`spline`, or others.
 
-    Source: Rezende & Mohamed (2015), Eq. 10-13 and 20; Kingma et al. (2016), Eq. 8-11.
+    Source: Rezende & Mohamed (2015), 3-4; Kingma et al. (2016), 2-3.
 
     >>> from pyro_vaes.nn.flows import ContextEncoder
     >>> AmortisedFlow(ContextEncoder(4, [5], 2), planar(2, context=5, flows=3))(torch.zeros(3, 4)).shape
@@ -104,7 +104,7 @@ def inverse_autoregressive(latent_dim: int, context: int, flows: int = 1, width:
     Args:
         latent_dim: k, at least 2. width: of the hidden layer, at least k.
 
-    Source: Kingma et al. (2016), Eq. 10. Departs from it: not the gated form, Eq. 13-14, which does not start at the
+    Source: Kingma et al. (2016). Departs from it: not the gated form, which does not start at the
     identity; Pyro bounds log s to [-5, 3].
 
     >>> [layer.nn.permutation.tolist() for layer in inverse_autoregressive(3, context=5, flows=2)]

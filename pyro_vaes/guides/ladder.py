@@ -21,7 +21,7 @@ class Ladder(PyroModule):
         up: x (..., d) -> L pairs (mean, standard deviation), from x inwards: the deterministic path.
         down: the model's own L - 1 networks, from x inwards: z_{l+1} -> mean and standard deviation of z_l.
 
-    Source: Sonderby, Raiko, Maaloe, Sonderby & Winther (2016), Eq. 7-18.
+    Source: Sonderby, Raiko, Maaloe, Sonderby & Winther (2016), 2.
 
     >>> import torch
     >>> from pyro_vaes.nn.ladder import LadderEncoder

@@ -39,13 +39,12 @@ def vae(
 def beta_vae(data_dim: int, latent_dim: int = 20, hidden: Sequence[int] = (500,), beta: float = 4.0) -> Pair:
     """p, q: those of ``vae`` | ELBO with beta = 4, whose bound is that of beta = 1 | Higgins et al. 2017; S4 4.2.6.
 
-    The loss is E -log p(x | z) + beta KL; a run shows it, and the bound with beta = 1. ReLU, as S4 has it. Data are
-    binary.
+    The loss is E -log p(x | z) + beta KL; a run shows it, and the bound with beta = 1. Data are binary.
 
     >>> beta_vae(data_dim=4).objective
     ELBO(beta=4.0)
     """
-    return Pair(*_bernoulli(data_dim, latent_dim, hidden, "relu"), ELBO(beta), name="beta_vae")
+    return Pair(*_bernoulli(data_dim, latent_dim, hidden, "tanh"), ELBO(beta), name="beta_vae")
 
 
 def dvae(
@@ -75,7 +74,7 @@ def iwae(
     alpha: float = 0.0,
     estimator: str = "iwae",
 ) -> Pair:
-    """p, q: those of ``vae`` | ImportanceWeighted(K) | Burda, Grosse & Salakhutdinov 2016; S4 4.2.4.
+    """p, q: those of ``vae`` | ImportanceWeighted(K) | Burda, Grosse & Salakhutdinov 2016.
 
     Their network of one stochastic layer: two tanh layers of 200, 50 codes. ``particles`` is K; ``alpha`` and
     ``estimator`` are those of :class:`~pyro_vaes.inference.importance.ImportanceWeighted`. Data are binary.
