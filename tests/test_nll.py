@@ -45,7 +45,7 @@ def test_the_likelihood_of_a_few_rows(small, tmp_path):
     assert "draw" in result["settings"]["test note"]
     assert {v["verdict"] for v in result["verdicts"]} <= {"held", "did not hold", "not tested"}
     table = nll.table(result)
-    assert table.count("\n") == 1 + len(names) and "86.76" in table and "89.78" in table
+    assert table.count("\n") == 3 + len(names) and "86.76" in table and "89.78" in table
     assert (tmp_path / "nll.quick.likelihood.png").is_file()
 
 

@@ -127,7 +127,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     )
     rows = [
         {"row": name, **{key: [found[name, seed][key] for seed in plan["seeds"]] for key in KEYS},
-         "published": [list(pair) for pair in row.published], "command": command(name)}
+         "published": [list(pair) for pair in row.published], "command": command(name, plan["steps"])}
         for name, row in ROWS.items()
     ]  # fmt: skip
     each = {name: [found[name, seed]["each"] for seed in plan["seeds"]] for name in ROWS}
@@ -180,8 +180,8 @@ def _trained(row: Row, x: torch.Tensor, seed: int, lr: float, steps: int) -> Pai
     return train(pair, x, **how, augment="dynamic", schedules=schedules)
 
 
-def command(name: str) -> str:
-    """The command that makes a row by itself, as far as the command line goes: its objective may need Python.
+def command(name: str, steps: int = 3000) -> str:
+    """The command that makes a row by itself; what all rows have in common is left to the caption.
 
     >>> command("IWAE, K = 5")
     'pyro-vaes fit iwae --hidden "[200, 200]" --latent_dim 50 --particles 5'
@@ -190,6 +190,8 @@ def command(name: str) -> str:
     words = [
         f'--{key} "{value}"' if isinstance(value, list) else f"--{key} {value}" for key, value in row.arguments.items()
     ]
+    if row.warm_up:
+        words.append(f"""--schedules '{{"beta": [0, 1, {int(row.warm_up * steps)}]}}'""")
     return " ".join(["pyro-vaes fit", row.variant, *words])
 
 
@@ -247,18 +249,29 @@ def _figure(result: dict[str, Any], scale: str) -> Figure:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     rows: list[list[object]] = []
+    settings = result["settings"]
     for row in result["rows"]:
         published = "; ".join(f"{number:.2f} ({source})" for number, source in row["published"]) or "-"
-        units = row["active units"]
+        units, words = row["active units"], f"`{command(row['row'], settings['steps'])}`{_python(row['row'])}"
         rows.append(
             [
                 row["row"], spread(row["nll"]), f"{np.mean(row['nll se']):.2f}", f"{np.mean(row['k-hat']):.0%}",
                 _gain(row["annealed"]), spread([-v for v in row["elbo"]]), f"{np.mean(units):.0f}",
-                f"{np.mean(row['minutes']):.1f}", published, f"`{row['command']}`",
+                f"{np.mean(row['minutes']):.1f}", published, words,
             ]
         )  # fmt: skip
     names = "row, -log p(x), its error, k-hat > 0.7, annealing lowers it by, -ELBO of all digits, active units, minutes"
-    return markdown_table([*names.split(", "), "published", "command"], rows)
+    common = (
+        f"--data mnist --binarise dynamic --batch_size {BATCH} --lr {settings['lrs'][0]} --steps {settings['steps']}"
+    )
+    end = f"Every command goes on with `{common}`; then `pyro-vaes evaluate` says the rest."
+    return f"{markdown_table([*names.split(', '), 'published', 'command'], rows)}\n\n{end}"
+
+
+def _python(name: str) -> str:
+    """What the command line cannot say of a row."""
+    objective = ROWS[name].objective
+    return "" if objective is None else f" with `pair.objective = {objective!r}`, from Python"
 
 
 def _gain(annealed: list[dict[str, float] | None]) -> str:
