@@ -275,7 +275,7 @@ def test_the_layers_of_s4():
     kinds = [type(m).__name__ for m in pair.guide.encoder.trunk]
     assert kinds == ["Conv2d", "Norm", "LeakyReLU"] * 2 + ["Flatten"]
     kinds = [type(m).__name__ for m in pair.model.decoder.trunk]
-    assert kinds == ["ReLU", "ConvTranspose2d", "BatchNorm2d", "ReLU", "ConvTranspose2d", "Flatten"]
+    assert kinds == ["ReLU", "ConvTranspose2d", "Norm", "ReLU", "ConvTranspose2d", "Flatten"]
     assert pair.model.decoder.inner == (64, 7, 7)
 
 
