@@ -13,6 +13,7 @@ from torch import nn
 import pyro_vaes as pv
 from pyro_vaes.cli import COMMANDS, main, parser
 from pyro_vaes.evaluation.decomposition import decompose
+from pyro_vaes.experiments import EXPERIMENTS
 from pyro_vaes.inference.denoised import Denoised
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.importance import ImportanceWeighted
@@ -228,3 +229,11 @@ def test_a_plan_with_another_key_is_no_plan(tmp_path, capsys, key):
     capsys.readouterr()
     assert main(["resume", str(out)]) == 2
     assert f"plan has '{key}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nll", "course-report", "frey-bound", "quadrant-completion"])
+def test_an_experiment_looks_for_its_data_before_it_begins(tmp_path, monkeypatch, capsys, name):
+    module = EXPERIMENTS[name].__module__
+    monkeypatch.setattr(f"{module}.compute", lambda *args, **options: pytest.fail("it has begun"))
+    assert main(["reproduce", name, "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "out").exists()
