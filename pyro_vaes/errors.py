@@ -24,7 +24,7 @@ def unknown(kind: str, name: str, known: "list[str] | tuple[str, ...]") -> Input
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+    return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known) or 'none'}")
 
 
 def whole(name: str, value: object, low: int = 1, high: int = 2**31 - 1) -> int:
@@ -38,7 +38,7 @@ def whole(name: str, value: object, low: int = 1, high: int = 2**31 - 1) -> int:
     # True is an int in Python, and never what a count was meant to be.
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         most = f" and at most {high}" if isinstance(value, int) and value > high else ""
-        raise InputError(f"{name} is {value!r}: it must be a whole number of at least {low}{most}")
+        raise InputError(f"{name} is {said(value)}: it must be a whole number of at least {low}{most}")
     return value
 
 
@@ -54,8 +54,19 @@ def number(name: str, value: object, low: float = 0.0, *, open_low: bool = False
 
     real = isinstance(value, int | float) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or not (value > low if open_low else value >= low):  # type: ignore
-        raise InputError(f"{name} is {value!r}: it must be finite and {'above' if open_low else 'at least'} {low:g}")
+        where = "" if low == -math.inf else f" and {'above' if open_low else 'at least'} {low:g}"
+        raise InputError(f"{name} is {said(value)}: it must be finite{where}")
     return float(value)  # type: ignore[arg-type]
+
+
+def said(value: object) -> str:
+    """A value in a message: as it is written, or its type where that would be long.
+
+    >>> said(0.5), said([0] * 100)
+    ('0.5', 'a list')
+    """
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:
@@ -64,5 +75,13 @@ def first_line(error: BaseException) -> str:
     >>> first_line(ValueError("one; the rest"))
     'ValueError: one; the rest'
     """
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[0]}"
+    return f"{type(error).__name__}: {short(error)}"
+
+
+def short(error: BaseException) -> str:
+    """The first line of a message: Pyro adds the shapes of its trace to every error that passes through it.
+
+    >>> short(InputError("one\\n Trace Shapes:"))
+    'one'
+    """
+    return (str(error).strip().splitlines() or [""])[0]

@@ -11,7 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import TransformedDistribution
 
-from pyro_vaes.errors import InputError, first_line, whole
+from pyro_vaes.errors import InputError, first_line, short, whole
 from pyro_vaes.inference.objective import ELBO, Loss, Objective
 
 
@@ -212,8 +212,8 @@ def _sites(program, *args, **kwargs) -> dict[str, dict]:
         # A store for each: two networks of one name would become one here already.
         with _Representative(), pyro.get_param_store().scope():
             trace = prune_subsample_sites(poutine.trace(program).get_trace(*args, **kwargs))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(short(error)) from None
     except Exception as error:
         raise InputError(f"{type(program).__name__} cannot run: {first_line(error)}") from error
     _check_parameters(program, trace)

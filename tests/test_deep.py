@@ -273,9 +273,9 @@ def test_particles_go_through_convolutions_one_by_one(shape, filters):
 def test_the_layers_of_s4():
     pair = pv.cnn_vae(784)
     kinds = [type(m).__name__ for m in pair.guide.encoder.trunk]
-    assert kinds == ["Conv2d", "BatchNorm2d", "LeakyReLU"] * 2 + ["Flatten"]
+    assert kinds == ["Conv2d", "Norm", "LeakyReLU"] * 2 + ["Flatten"]
     kinds = [type(m).__name__ for m in pair.model.decoder.trunk]
-    assert kinds == ["ReLU", "ConvTranspose2d", "BatchNorm2d", "ReLU", "ConvTranspose2d", "Flatten"]
+    assert kinds == ["ReLU", "ConvTranspose2d", "Norm", "ReLU", "ConvTranspose2d", "Flatten"]
     assert pair.model.decoder.inner == (64, 7, 7)
 
 

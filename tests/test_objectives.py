@@ -565,7 +565,7 @@ OPTIONS = {
     "iaf_vae": [{"flows": 1, "width": 5}],
     "spline_vae": [{"flows": 1, "width": 5, "bins": 3}],
     "mixture_vae": [{"components": 1}],
-    "vamp_vae": [{"components": 2, "start": 0.5}],
+    "vamp_vae": [{"components": 2, "grey": 0.5}],
 }
 CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
     pytest.param(n, kw, id=f"{n}-{'-'.join(f'{k}={v}' for k, v in kw.items())}")

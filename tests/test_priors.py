@@ -147,10 +147,10 @@ def test_pseudo_inputs_that_are_no_data_are_refused(x, message):
     assert torch.equal(prior.raw, before)
 
 
-@pytest.mark.parametrize("start", [0.0, 1.0, float("nan")])
-def test_a_start_that_no_sigmoid_reaches_is_refused(start):
-    with pytest.raises(pv.InputError, match="start is"):
-        pv.vamp_vae(data_dim=D, start=start)
+@pytest.mark.parametrize("grey", [0.0, 1.0, float("nan")])
+def test_a_grey_that_no_sigmoid_reaches_is_refused(grey):
+    with pytest.raises(pv.InputError, match="grey is"):
+        pv.vamp_vae(data_dim=D, grey=grey)
 
 
 # --- what they buy ----------------------------------------------------------------------------------------------

@@ -26,11 +26,13 @@ def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset,
         x, mask = dirty.x, dirty.mask
     # What is drawn anew at every step is drawn by the step.
     if source["binarise"] not in (None, "dynamic"):
-        x = binary(replace(dataset, x=x), source["binarise"], source)
+        found = binary(replace(dataset, x=x), source["binarise"], source)
+        # Rows in another order have no labels.
+        dataset, x = replace(dataset, y=found.y), found.x
     return dataset, x, mask
 
 
-def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Tensor":
+def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Dataset":
     """Make values binary by a rule, and say which; `source` has the seed, and where a file of such data may lie."""
     from pyro_vaes.data import binarised
 
@@ -39,7 +41,7 @@ def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Tensor":
     found = binarised(dataset, kind, seed=source["seed"], root=root, split=source["split"])
     if isinstance(kind, str):
         print(f"binarised: {found.note}")
-    return found.x
+    return found
 
 
 def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Quadrants | None":

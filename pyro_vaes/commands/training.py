@@ -140,7 +140,7 @@ def do_fit(
                 f"augment {augment} would draw the predicted pixels anew, not the observed ones: leave it out, "
                 "and make the data binary beforehand, such as binarise=threshold05"
             )
-        arguments = arguments if "condition_dim" not in arguments else {**arguments, "condition_dim": y.shape[1]}
+        arguments = _with_condition_dim(target, arguments, y.shape[1])
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     config = {
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
@@ -299,6 +299,20 @@ def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[st
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
     whole("checkpoint_every", config["checkpoint_every"])
+
+
+def _with_condition_dim(target: str, arguments: dict[str, Any], observed: int) -> dict[str, Any]:
+    """Set the target's condition_dim, if it has one, to the observed pixels; another that was asked for is refused."""
+    import inspect
+
+    from pyro_vaes.inference.run import target_function
+
+    if "condition_dim" not in arguments:
+        return arguments
+    asked = arguments["condition_dim"]
+    if asked not in (observed, inspect.signature(target_function(target)).parameters["condition_dim"].default):
+        raise InputError(f"condition_dim is {asked}, but {observed} pixels are observed: leave it out")
+    return {**arguments, "condition_dim": observed}
 
 
 def _augment(binarise: float | str | None, augment: str | None) -> str | None:

@@ -173,6 +173,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
             10 leapfrog steps); 0 does not.
         rows: take this many data for these two, all by default.
     """
+    from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
     from pyro_vaes.inference.checkpoint import write_atomically
     from pyro_vaes.inference.guard import as_batch
@@ -188,8 +189,10 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     folder = Run.open(run)
     pair = folder.pair()
     dataset, x, mask = read_data(folder.config["data"])
-    if _kind(folder) == "dynamic":
-        x = binary(replace(dataset, x=x), "static", folder.config["data"])
+    kind = _kind(folder)
+    if kind == "dynamic":
+        drawn = binary(replace(dataset, x=x), "static", folder.config["data"])
+        dataset, x = replace(dataset, y=drawn.y), drawn.x
     condition = folder.config["condition"]
     x, y, _ = modelled(condition, dataset, x)
     y = condition_for(pair, condition, x, y, dataset.name)
@@ -197,11 +200,14 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     figures: dict[str, Any] = {
         "bound (nats per datum)": bound(pair, x, y),
         "ordinary residual": ordinary_residual(pair, x, y),
-        "active units": active_units(pair, x, y),
+        **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),
         "outlier entries": found.mask.float().mean().item(),
     }
     if mask is not None:
-        truth, mask = as_batch(modelled(condition, dataset, dataset.x)[0]), modelled(condition, dataset, mask)[0]
+        # The clean data by the rule that the dirty ones were made binary by: what the model gives is of that kind.
+        rule = "static" if kind == "dynamic" else kind
+        clean = dataset if rule is None else binarised(dataset, rule, seed=folder.config["data"]["seed"])
+        truth, mask = as_batch(modelled(condition, dataset, clean.x)[0]), modelled(condition, dataset, mask)[0]
         figures["mse of the dirty data"] = metrics.mse(as_batch(x), truth)
         figures["mse of the cleaned data"] = metrics.mse(found.mean, truth)
         if 0 < int(mask.sum()) < mask.numel():
@@ -286,12 +292,12 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    x, kind = dataset.x, _kind(folder)
+    kind = _kind(folder)
     if kind is not None:
         # The literature tests what was trained on fresh draws on one fixed draw.
         source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
-        x = binary(dataset, "static" if kind == "dynamic" else kind, source)
-    x, y, shape = modelled(folder.config["condition"], dataset, x)
+        dataset = binary(dataset, "static" if kind == "dynamic" else kind, source)
+    x, y, shape = modelled(folder.config["condition"], dataset, dataset.x)
     y = condition_for(pair, folder.config["condition"], x, y, input)
     return pair, replace(dataset, x=x, shape=shape), y
 

@@ -12,10 +12,12 @@ from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.densities import (
     Code,
     Values,
+    check_plate,
     exact_sites,
     family,
     log_terms,
     quietly,
+    rehearsed,
     run,
     seed_at,
     total,
@@ -73,7 +75,7 @@ def decompose(
         chunk: draws at a time. batch_size: posteriors at a time. seed: of the draws.
 
     Raises:
-        InputError: for bad data or arguments, or a guide whose code is a point mass.
+        InputError: for bad data or arguments, a guide whose code is a point mass, or a site outside of the data plate.
 
     Source: Hoffman & Johnson (2016), 2.
 
@@ -89,8 +91,8 @@ def decompose(
     whole("seed", seed, low=0)
     if len(x) < 2:
         raise InputError("x holds one datum: an aggregated posterior needs two")
+    code = _code(pair, x, y)
     with quietly(pair):
-        code = _code(pair, as_batch(x[:1]), None if y is None else y[:1])
         sums = torch.zeros(4, dtype=torch.float64)
         for start in range(0, len(x), chunk):
             rows = slice(start, start + chunk)
@@ -105,7 +107,8 @@ def decompose(
 
 def _code(pair: Pair, x: Tensor, y: Tensor | None) -> Code:
     """The sites to weigh, and those that follow from them."""
-    sites = run(pair.guide, x, y, 1, {})
+    model, sites = rehearsed(pair, x, y)
+    check_plate(model, sites)
     given = exact_sites(pair)
     follow = tuple(n for n, s in sites.items() if n in given or isinstance(family(s), dist.Delta))
     free = {n: tuple(s["fn"].event_shape) for n, s in sites.items() if n not in follow}

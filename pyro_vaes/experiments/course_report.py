@@ -108,6 +108,7 @@ def plan_of(method: str, size: int, steps: int, seed: int) -> dict[str, Any]:
 def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     plan = SCALES[scale]
+    load("mnist", root=root)
     cells = Cells(out / f"{NAME}.{scale}.cells", {**plan, "methods": METHODS, "sizes": SIZES}, root)
     slow = ("IWAE", "CNN", *(m for m in METHODS if m not in ("IWAE", "CNN")))
     settings = [(m, size, INVERTED, seed) for m in slow for size in SIZES for seed in plan["seeds"]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import unknown, whole
+from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.densities import Code, Values, log_terms, run, seed_at
 from pyro_vaes.inference.hamiltonian import Ends, State, state_at, transition
 from pyro_vaes.pair import Pair
@@ -38,6 +38,15 @@ class Annealing:
     transitions: int = 1
     start: str = "prior"
     schedule: str = "sigmoid"
+
+    @classmethod
+    def given(cls, annealing: "Annealing | None") -> "Annealing":
+        """The path that was given, or the default one."""
+        if not isinstance(annealing, cls | None):
+            raise InputError(
+                f"annealing is {annealing!r}: it must be an Annealing, such as Annealing(temperatures=100)"
+            )
+        return annealing or cls()
 
     def __post_init__(self):
         whole("temperatures", self.temperatures), whole("leapfrog", self.leapfrog)

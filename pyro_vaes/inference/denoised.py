@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pyro_vaes.data.augment import augmentation
+from pyro_vaes.data.augment import DYNAMIC, augmentation
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.objective import Loss, Objective
 
@@ -24,6 +24,9 @@ class Denoised(nn.Module):
         objective: any objective of the library, an importance-weighted one too: all particles see the same corruption.
         corruption: ``salt_and_pepper:0.05``, ``impulse:0.1``, or a function of a batch (B, d) that keeps its shape.
 
+    Raises:
+        InputError: for an unknown corruption, or ``dynamic``, which leaves binary data as they are.
+
     Source: Im, Ahn, Memisevic & Bengio (2017), Eq. 8; Sumba, Rahman & Madhu (2019), 4.2.5, which found a fraction of
     0.05 to be best and more than 0.2 to hurt.
 
@@ -39,14 +42,17 @@ class Denoised(nn.Module):
     def __init__(self, objective: Objective, corruption: str | Callable[[Tensor], Tensor]):
         if not callable(objective):
             raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
-        if corruption is None:
-            raise InputError("corruption is None: name one, such as salt_and_pepper:0.05")
+        if corruption is None or corruption in DYNAMIC:
+            raise InputError(
+                f"corruption is {corruption}: it must be salt_and_pepper:FRACTION, impulse:FRACTION or a function"
+            )
         super().__init__()
         self.objective, self.corruption = objective, augmentation(corruption)
-        self._given = corruption
+        # In words that are the same in another process, where the run may be resumed.
+        self.given = getattr(corruption, "__qualname__", None) or repr(corruption)
 
     def __repr__(self) -> str:
-        return f"Denoised({self.objective!r}, {self._given!r})"
+        return f"Denoised({self.objective!r}, {self.given})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         assert self.corruption is not None

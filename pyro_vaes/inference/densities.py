@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vaes.distributions import Jeffreys
-from pyro_vaes.errors import InputError, first_line
+from pyro_vaes.errors import InputError, first_line, short
 from pyro_vaes.inference.guard import as_batch
 from pyro_vaes.inference.objective import log_prob, sampled_sites
 from pyro_vaes.pair import Pair, aside
@@ -131,7 +131,7 @@ def examine(pair: Pair, x: Tensor, y: Tensor | None = None) -> Code:
         ...
     pyro_vaes.errors.InputError: indexed_ic_vae has no normalised density: its factor 'sigma' is part of no distribution
     """
-    p, q = _rehearsed(pair, x, y)
+    p, q = rehearsed(pair, x, y)
     for name, site in (p | {f"guide's {n}": s for n, s in q.items()}).items():
         if isinstance(family(site), Jeffreys):
             raise InputError(f"{pair.name} has no normalised density: {_jeffreys(name, family(site))}")
@@ -142,14 +142,19 @@ def examine(pair: Pair, x: Tensor, y: Tensor | None = None) -> Code:
             raise InputError(
                 f"{pair.name} has no importance weights: its guide puts a point mass, which has no density, on {name!r}"
             )
+    check_plate(p, q)
+    exact = tuple(name for name in exact_sites(pair) if name in q)
+    return Code({n: tuple(s["fn"].event_shape) for n, s in q.items() if n not in exact}, exact)
+
+
+def check_plate(p: Mapping[str, Any], q: Mapping[str, Any]) -> None:
+    """Refuse the sites of a rehearsal that all data share: a weight is one datum's."""
     for program, sites in (("model", p), ("guide", q)):
         for name, site in sites.items():
             if tuple(site["fn"].batch_shape) != (3, 2):
                 raise InputError(
                     f"site {name!r} of the {program} lies outside of the data plate: a weight must be a datum's own"
                 )
-    exact = tuple(name for name in exact_sites(pair) if name in q)
-    return Code({n: tuple(s["fn"].event_shape) for n, s in q.items() if n not in exact}, exact)
 
 
 def check_continuous(pair: Pair, code: Code, x: Tensor, y: Tensor | None) -> None:
@@ -158,7 +163,7 @@ def check_continuous(pair: Pair, code: Code, x: Tensor, y: Tensor | None) -> Non
     Raises:
         InputError: for a discrete site or one with a support narrower than the real numbers.
     """
-    for sites in _rehearsed(pair, x, y):
+    for sites in rehearsed(pair, x, y):
         for name in code.free:
             support = sites[name]["fn"].support
             base = getattr(support, "base_constraint", support)
@@ -167,7 +172,7 @@ def check_continuous(pair: Pair, code: Code, x: Tensor, y: Tensor | None) -> Non
                 raise InputError(f"site {name!r} is {kind}: annealing moves real numbers, so use method='is'")
 
 
-def _rehearsed(pair: Pair, x: Tensor, y: Tensor | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def rehearsed(pair: Pair, x: Tensor, y: Tensor | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sites of model and guide for three particles of two data, with nothing changed by it."""
     rows = as_batch(x[:2]) if len(x) > 1 else as_batch(x[:1]).repeat(2, 1)
     conditions = None if y is None else y[:2] if len(y) > 1 else torch.cat([y[:1], y[:1]])
@@ -175,8 +180,8 @@ def _rehearsed(pair: Pair, x: Tensor, y: Tensor | None) -> tuple[dict[str, Any],
         try:
             q = run(pair.guide, rows, conditions, 3, {})
             return run(pair.model, rows, conditions, 3, {name: site["value"] for name, site in q.items()}), q
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(short(error)) from None
         except Exception as error:
             raise InputError(f"{pair.name} cannot run with several particles: {first_line(error)}") from error
 

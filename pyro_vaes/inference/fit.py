@@ -147,7 +147,7 @@ def train(
     for folder in out:
         _check_folder(folder, resume)
     where = _device(pairs[0], data[0], device)
-    conditions: list[Any] = [y] * len(pairs) if y is None or isinstance(y, Tensor) else list(y)
+    conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
     if len(conditions) != len(pairs):
         raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
     for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):

@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, first_line
+from pyro_vaes.errors import InputError, first_line, said, short
 from pyro_vaes.inference.objective import Loss
 from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
@@ -32,12 +32,15 @@ def as_batch(x: Tensor) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None = None) -> None:
+def check_data(
+    pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None = None, *, support: bool = True
+) -> None:
     """Refuse data that the pair cannot model.
 
     Args:
         x: shape (N, d), float or uint8, read in chunks.
         augment: what happens to a batch before the pair sees it; it takes values in [0, 1].
+        support: False lets any finite value pass, where no likelihood is asked for.
 
     Raises:
         InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
@@ -63,11 +66,13 @@ def check_data(pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None
     ours = next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
     if ours is not None and as_batch(x[:1]).dtype != ours:
         raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
-    support = pair.traces()[1].nodes["x"]["fn"].support
-    family = support.base_constraint if hasattr(support, "base_constraint") else support
+    of: Any = pair.traces()[1].nodes["x"]["fn"].support if support else None
+    family: Any = getattr(of, "base_constraint", of)
     for start in range(0, len(x), CHUNK):
         chunk = as_batch(x[start : start + CHUNK])
         _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
+        if not support:
+            continue
         if augment is not None:
             _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
             chunk = _augmented(chunk, augment)
@@ -111,9 +116,11 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         return None
     if y is None:
         raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
-    if not isinstance(y, Tensor) or len(y) != len(x) or tuple(y.shape[1:]) not in ((), (c,)):
+    if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
+    if y.is_complex():
+        raise InputError(f"y has dtype {y.dtype}: it must be real")
     if y.dim() == 1:
         if y.is_floating_point() or y.dtype == torch.bool or not bool(((y >= 0) & (y < c)).all()):
             raise InputError(f"y holds {y.unique()[:20].tolist()}: labels of {pair.name} are whole, 0 to {c - 1}")
@@ -161,11 +168,13 @@ def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch)
     with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
         try:
             # A copy: a program may change its batch.
-            pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
-        except InputError:
-            raise
+            loss = pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
+        except InputError as error:
+            raise InputError(short(error)) from None
         except Exception as error:
             raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
+    if not isinstance(loss, Loss):
+        raise InputError(f"the objective of {pair.name} gives {said(loss)}: it must give a Loss")
 
 
 def _first(pair: Pair) -> Tensor:

@@ -144,7 +144,10 @@ class ImportanceWeighted(nn.Module):
 
     def _check(self, q: poutine.Trace, p: poutine.Trace, batch: int):
         """Refuse what a log-mean-exp per datum does not allow, and give the scale that all sites have."""
-        scales = []
+        scales, sites = [], [name for name, _ in sampled_sites(q)]
+        for name in self.exact:
+            if name not in sites:
+                raise InputError(f"exact names the site {name!r}, which the guide does not sample: it has {sites}")
         for trace, whose in ((p, "model"), (q, "guide")):
             for name, site in sampled_sites(trace):
                 if not any(frame.dim == -1 and frame.size == batch for frame in site["cond_indep_stack"]):

@@ -95,6 +95,7 @@ def log_likelihood(
     samples = check_numbers(samples, method, chunk, batch_size, seed)
     if annealing is not None and method != "ais":
         raise InputError("annealing belongs to method='ais'")
+    settings = Annealing.given(annealing)
     check_data(pair, x)
     y = check_condition(pair, x, y)
     code = examine(pair, x, y)
@@ -103,7 +104,6 @@ def log_likelihood(
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
             return importance_weights(pair, rows, condition, samples, chunk, (seed, start))
     else:
-        settings = annealing or Annealing()
         check_continuous(pair, code, x, y)
 
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:

@@ -128,6 +128,9 @@ def active_units_by_site(
     ['z']
     """
     whole("draws", draws, low=2), whole("seed", seed, low=0)
+    check_data(pair, x, support=False)
+    if len(x) < 2:
+        raise InputError("x holds one datum: what moves with the data needs two")
     y = check_condition(pair, x, y)
     pair.eval()
     parts = []
@@ -180,7 +183,9 @@ def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     >>> round(ordinary_residual(ic_vae(4, 2, (8,), floor=0.2), torch.rand(3, 4)), 3)
     0.2
     """
+    check_data(pair, x, support=False)
     y, starts = check_condition(pair, x, y), range(0, len(x), 512)
+    pair.eval()
     return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
 
 

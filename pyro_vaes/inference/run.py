@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.pair import Pair
@@ -83,6 +84,9 @@ class Run:
             # What a run had before these could be chosen.
             config = {"engine": "eager", "schedules": {}, "augment": None, "condition": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
+        strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
+        if strange:
+            raise InputError(f"{path / CONFIG}: plan has {strange[0]!r}, which no plan has")
         if math.prod(config["shape"]) != config["data_dim"]:
             raise InputError(f"{path / CONFIG}: shape {config['shape']} does not hold {config['data_dim']} entries")
         return cls(path, config)

@@ -92,7 +92,7 @@ def sandwich(
     whole("size", size, low=2), whole("seed", seed, low=0), whole("samples", samples, low=0)
     if samples == 1:
         raise InputError("samples is 1: it must be 0, or at least 2")
-    settings = annealing or Annealing()
+    settings = Annealing.given(annealing)
     if not isinstance(pair, Pair):
         raise InputError(f"a Pair is needed, not {type(pair).__name__}")
     y = check_condition(pair, next(pair.parameters(), torch.empty(0)).new_empty(size, 1), y)

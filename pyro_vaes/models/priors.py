@@ -56,7 +56,7 @@ class VampPrior(nn.Module):
     Args:
         encoder: u (..., d) -> (mu_z, sigma_z), the very encoder of the guide.
         data_dim: d, entries of a pseudo-input, which lies in (0, 1). components: C, at least 1.
-        start: the grey in (0, 1) that pseudo-inputs start near, each entry with a little noise of its own;
+        grey: in (0, 1), what pseudo-inputs start near, each entry with a little noise of its own;
             :meth:`place` starts them at data instead.
 
     Source: Tomczak & Welling (2018), Eq. 9. Of the two squashing functions in versions of the authors' code it is the
@@ -69,14 +69,14 @@ class VampPrior(nn.Module):
 
     even: Tensor
 
-    def __init__(self, encoder: nn.Module, data_dim: int, components: int = 500, start: float = 0.05):
+    def __init__(self, encoder: nn.Module, data_dim: int, components: int = 500, grey: float = 0.05):
         super().__init__()
         whole("components", components)
-        if not 0 < number("start", start) < 1:
-            raise InputError(f"start is {start}: it must be between 0 and 1")
+        if not 0 < number("grey", grey) < 1:
+            raise InputError(f"grey is {grey}: it must be between 0 and 1")
         self.encoder = encoder
         # A fifth on this scale is a standard deviation of 0.01 at the authors' start, 0.05.
-        self.raw = nn.Parameter(math.log(start / (1 - start)) + 0.2 * torch.randn(components, data_dim))
+        self.raw = nn.Parameter(math.log(grey / (1 - grey)) + 0.2 * torch.randn(components, data_dim))
         self.register_buffer("even", torch.zeros(components))
 
     def inputs(self) -> Tensor:
@@ -94,6 +94,9 @@ class VampPrior(nn.Module):
         >>> prior.inputs().detach()
         tensor([[0.0100, 0.5000]])
         """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            what = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"data that are to be pseudo-inputs are {what}: they must be floats in [0, 1]")
         if x.shape != self.raw.shape:
             raise InputError(f"data of shape {tuple(x.shape)} cannot be the pseudo-inputs, {tuple(self.raw.shape)}")
         if not ((x >= 0) & (x <= 1)).all():

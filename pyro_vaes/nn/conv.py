@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import batch_norm, softplus
 
 from pyro_vaes.errors import InputError, whole
 
@@ -55,6 +55,22 @@ def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     return sizes
 
 
+class Norm(nn.BatchNorm2d):
+    """Batch norm that takes its running statistics where a batch has a single value per channel, and so none.
+
+    That is one datum whose image has shrunk to one pixel, as in the last batch of an epoch.
+
+    >>> import torch
+    >>> Norm(2)(torch.ones(1, 2, 1, 1)).flatten().detach().round(decimals=3)
+    tensor([1., 1.])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() > input.shape[1] or not self.training:
+            return super().forward(input)
+        return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 class ConvEncoder(nn.Module):
     """Map a flat image to mean and standard deviation of q(z | x): (..., d) -> two of (..., k).
 
@@ -75,7 +91,7 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         for channels, count in zip([shape[0], *filters], filters, strict=False):
             # The batch norm takes the mean away, so a bias in front of it would have no gradient.
-            layers += [nn.Conv2d(channels, count, bias=False, **FILTER), nn.BatchNorm2d(count), nn.LeakyReLU()]
+            layers += [nn.Conv2d(channels, count, bias=False, **FILTER), Norm(count), nn.LeakyReLU()]
         self.trunk = nn.Sequential(*layers, nn.Flatten())
         width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
         self.loc, self.raw_scale = nn.Linear(width, latent_dim), nn.Linear(width, latent_dim)
@@ -109,7 +125,7 @@ class ConvDecoder(nn.Module):
         for i in reversed(range(len(filters))):
             # Stride 2 forgets whether a size was even; the padding at the far edge restores it.
             even = (1 - sizes[i][0] % 2, 1 - sizes[i][1] % 2)
-            layers += [nn.ReLU()] if i == len(filters) - 1 else [nn.BatchNorm2d(counts[i + 1]), nn.ReLU()]
+            layers += [nn.ReLU()] if i == len(filters) - 1 else [Norm(counts[i + 1]), nn.ReLU()]
             layers += [nn.ConvTranspose2d(counts[i + 1], counts[i], output_padding=even, bias=i == 0, **FILTER)]
         self.trunk = nn.Sequential(*layers, nn.Flatten())
 

@@ -91,16 +91,16 @@ class Decoder(nn.Sequential):
         super().__init__(*mlp(widths, activation), nn.Linear(widths[-1], data_dim), output())
 
 
-def check_sizes(data_dim: int, latent_dim: int, hidden: Sequence[int]) -> None:
+def check_sizes(data_dim: int, latent_dim: int, hidden: Sequence[int], name: str = "hidden") -> None:
     """Refuse sizes that are not whole and positive.
 
     >>> check_sizes(4, 2, (3,))
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise InputError(f"hidden is {hidden!r}: it must be a list of widths")
-    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)}}
-    for name, size in sizes.items():
-        whole(name, size, high=10**6)
+        raise InputError(f"{name} is {hidden!r}: it must be a list of widths")
+    sizes = {"data_dim": data_dim, "latent_dim": latent_dim, **{f"{name}[{i}]": h for i, h in enumerate(hidden)}}
+    for what, size in sizes.items():
+        whole(what, size, high=10**6)
 
 
 def activation_of(name: str) -> Activation:

@@ -47,7 +47,7 @@ def iwae_2(
     ImportanceWeighted(particles=5)
     """
     check_sizes(data_dim, latent_dim, hidden)
-    check_sizes(whole("middle", middle, high=10**6), latent_dim, middle_hidden)
+    check_sizes(whole("middle", middle, high=10**6), latent_dim, middle_hidden, "middle_hidden")
     down = GaussianEncoder(latent_dim, list(reversed(middle_hidden)), middle, nn.Tanh)
     decoder = Decoder(middle, hidden, data_dim, output=nn.Identity, activation=nn.Tanh)
     first = GaussianEncoder(data_dim, hidden, middle, nn.Tanh)
@@ -80,7 +80,7 @@ def ladder_vae(
     if not hidden:
         raise InputError("hidden is empty: a ladder has one layer per width, and at least one")
     codes = [latent_dim * 2**i for i in reversed(range(len(hidden)))] if latent_dims is None else latent_dims
-    check_sizes(data_dim, latent_dim, codes)
+    check_sizes(data_dim, latent_dim, codes, "latent_dims")
     if len(codes) != len(hidden):
         raise InputError(f"latent_dims has {len(codes)} entries, hidden {len(hidden)}: one of each per layer")
     layers = zip(codes[1:], hidden[1:], codes[:-1], strict=True)
@@ -159,6 +159,11 @@ def memoriser(
         raise InputError(f"latent_dim is {latent_dim}: the memoriser has one code, which is its point")
     if points is None:
         points = torch.rand(whole("the product of hidden", math.prod(hidden), low=2, high=10**6), data_dim)
+    if not isinstance(points, Tensor) or not points.is_floating_point():
+        what = points.dtype if isinstance(points, Tensor) else type(points).__name__
+        raise InputError(f"points are {what}: they must be a tensor of floats")
+    if not points.isfinite().all():
+        raise InputError("points are not finite everywhere: they must be")
     if points.dim() != 2 or points.shape[1] != data_dim or len(points) < 2:
         raise InputError(f"points have shape {tuple(points.shape)}: it must be (N, {data_dim}), N at least 2")
     decoder, count = Curve(points.to(torch.get_default_dtype())), len(points)

@@ -97,13 +97,13 @@ def vamp_vae(
     latent_dim: int = 20,
     hidden: Sequence[int] = (500,),
     components: int = 500,
-    start: float = 0.05,
+    grey: float = 0.05,
     beta: float = 1.0,
 ) -> Pair:
     """p: z ~ mean over c of q(z; u_c), u_c learned, x ~ Bernoulli(logits(z)) | q: N(mu_z(x), sigma_z(x)^2) | ELBO |
     Tomczak & Welling 2018.
 
-    ``components`` is C, the number of pseudo-inputs u_c; they start near the grey ``start``, or at data after
+    ``components`` is C, the number of pseudo-inputs u_c; they start near ``grey``, or at data after
     ``pair.model.prior.place(x[:C])``. Model and guide share the encoder. It needs more steps than ``vae``,
     since no fixed prior holds the codes in place. Data are binary.
 
@@ -112,7 +112,7 @@ def vamp_vae(
     """
     check_sizes(data_dim, latent_dim, hidden)
     encoder = GaussianEncoder(data_dim, hidden, latent_dim, nn.Tanh)
-    prior = VampPrior(encoder, data_dim, components, start)
+    prior = VampPrior(encoder, data_dim, components, grey)
     model = LatentBernoulli(prior, _decoder(latent_dim, hidden, data_dim))
     return Pair(model, AmortisedNormal(encoder), ELBO(beta), name="vamp_vae")
 
