@@ -162,8 +162,8 @@ def do_sample(
         write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples"))
 
 
-def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = None) -> None:
-    """Measure a trained run on the data it was trained on; against the clean data where we made them dirty.
+def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = None, split: str | None = None) -> None:
+    """Measure a trained run on the data it was trained on, or others; against the clean data where we made them dirty.
 
     Args:
         run: the run folder; evaluation.json is written into it.
@@ -172,6 +172,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
         ais: estimate log p(x) with this many temperatures of annealed importance sampling (16 chains from the guide,
             10 leapfrog steps); 0 does not.
         rows: take this many data for these two, all by default.
+        split: another part of the data set than the run was trained on, such as test, whole.
     """
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
@@ -188,10 +189,11 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     whole("rows", 2 if rows is None else rows, low=2)
     folder = Run.open(run)
     pair = folder.pair()
-    dataset, x, mask = read_data(folder.config["data"])
+    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
+    dataset, x, mask = read_data(source)
     kind = _kind(folder)
     if kind == "dynamic":
-        drawn = binary(replace(dataset, x=x), "static", folder.config["data"])
+        drawn = binary(replace(dataset, x=x), "static", source)
         dataset, x = replace(dataset, y=drawn.y), drawn.x
     condition = folder.config["condition"]
     x, y, _ = modelled(condition, dataset, x)
@@ -248,8 +250,8 @@ def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, te
             continue
         figures[f"{name} (nats per datum)"] = found.mean
         figures[f"{name}: Monte-Carlo standard error"] = found.mean_se
-        if found.khat.isfinite().any():
-            figures[f"{name}: share of k-hat above 0.7"] = found.unreliable
+        known = not found.khat.isnan().all()
+        figures[f"{name}: share of k-hat above 0.7"] = found.unreliable if known else "too few draws to say"
     # With a condition there may be a prior for every datum, and none for them all.
     if samples and y is None:
         try:
@@ -257,8 +259,9 @@ def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, te
         except InputError as refusal:
             return figures | {"parts of the bound": str(refusal)}
         figures |= {
+            f"ELBO of these {parts.size} data (nats per datum)": parts.bound,
             "reconstruction (nats per datum)": parts.reconstruction, "KL (nats per datum)": parts.kl,
-            "KL: information of codes about their data": parts.information,
+            f"KL: information of codes about their data, at most log {parts.size}": parts.information,
             "KL: aggregated posterior from the prior": parts.marginal,
         }  # fmt: skip
     return figures

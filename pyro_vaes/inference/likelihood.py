@@ -43,8 +43,9 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> float:
-        """Share of the data whose ``khat`` is above 0.7."""
-        return (self.khat > 0.7).double().mean().item()
+        """Share of the data whose ``khat`` is above 0.7; NaN where there are too few draws to say."""
+        known = self.khat[~self.khat.isnan()]
+        return (known > 0.7).double().mean().item() if len(known) else math.nan
 
 
 def log_likelihood(

@@ -19,8 +19,8 @@ def khat(log_weights: Tensor) -> Tensor:
         log_weights: (N, S), in nats, up to a constant per row.
 
     Returns:
-        (N,), float64, never NaN: infinite where there is no tail to fit (S < 25, or all mass on fewer than five
-        weights), and 0 where the weights are equal to nine digits.
+        (N,), float64: infinite where there is no tail to fit (all mass on fewer than five weights), 0 where the weights
+        are equal to nine digits, NaN where S < 25 weights are too few to say.
 
     Source: Vehtari, Simpson, Gelman, Yao & Gabry (2024); computed by ArviZ.
 
@@ -30,7 +30,7 @@ def khat(log_weights: Tensor) -> Tensor:
     """
     rows = log_weights.detach().double().cpu()
     if rows.shape[1] < FEWEST:
-        return torch.full((len(rows),), torch.inf, dtype=torch.float64)
+        return torch.full((len(rows),), torch.nan, dtype=torch.float64)
     top = rows.max(1, keepdim=True).values
     # A row without any mass has no largest weight to measure from.
     rows = (rows - torch.where(top.isfinite(), top, 0.0)).clamp(min=-1e4)
