@@ -56,12 +56,13 @@ def result_table(path: Path) -> str:
     if result["experiment"].startswith("bench-"):
         return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
     settings = result.get("settings", result)
+    length = f"{settings['steps']:,} steps" if "steps" in settings else f"{settings['epochs']:,} epochs"
     versions = result["versions"]
     seconds = result["seconds"]
     # An experiment of many cells gives their times added up.
     spent = f"{seconds / 60:.0f} minutes of computing" if "verdicts" in result else f"{seconds:.0f} s"
     made = (
-        f"*{result['scale']} scale, {settings['steps']:,} steps, seeds {settings['seeds']}, {spent} "
+        f"*{result['scale']} scale, {length}, seeds {settings['seeds']}, {spent} "
         f"on {versions['device']}; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}. "
         f"From `results/{path.name}`.*"
     )
