@@ -1,8 +1,12 @@
 """Sites whose q is the model's exact posterior: the loss is the marginal one, whatever is drawn."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 
 import pyro_vaes as pv
@@ -14,6 +18,7 @@ from pyro_vaes.models.student_t import PrecisionMixture
 from pyro_vaes.nn.mlp import GaussianEncoder
 from pyro_vaes.nn.scales import FixedScale
 from pyro_vaes.pair import Pair
+from pyro_vaes.plates import data_plate
 
 torch.set_num_threads(1)
 F64 = torch.float64
@@ -163,3 +168,59 @@ def test_the_precision_of_the_t_vae_is_exact_too(w):
     ours, theirs = torch.autograd.grad(total, wanted), torch.autograd.grad(closed, wanted)
     for left, right in zip(ours, theirs, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-7)
+
+
+class TwoKinds(PyroModule):
+    """z ~ N(0, I), kind ~ Categorical, x ~ N(mu_kind(z), 0.5^2); the guide gives z, and the kind's exact posterior."""
+
+    def __init__(self, exact=False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.decoder, self.encoder, self.exact = torch.nn.Linear(2, 8).double(), torch.nn.Linear(4, 2).double(), exact
+
+    def log_parts(self, z, x):
+        """log p(kind) + log p(x | z, kind), (..., B, 2)."""
+        mu = self.decoder(z).reshape(*z.shape[:-1], 2, 4)
+        share = torch.tensor([0.3, 0.7], dtype=F64).log()
+        return share + torch.distributions.Normal(mu, 0.5).log_prob(x[..., None, :]).sum(-1)
+
+    def model(self, x=None, y=None, *, size=None):
+        with data_plate(x, size):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))
+            kind = pyro.sample("kind", dist.Categorical(torch.tensor([0.3, 0.7], dtype=F64)))
+            first, second = self.decoder(z).chunk(2, -1)
+            mu = torch.where((kind == 0)[..., None], first, second)
+            pyro.sample("x", dist.Normal(mu, 0.5).to_event(1), obs=x)
+
+    def guide(self, x=None, y=None, *, size=None):
+        with data_plate(x, size):
+            z = pyro.sample("z", dist.Normal(self.encoder(x), 0.4).to_event(1))
+            if self.exact:
+                pyro.sample("kind", dist.Categorical(logits=self.log_parts(z, x)))
+
+
+def test_enumeration_the_explicit_sum_and_an_exact_site_are_one():
+    """TraceEnum_ELBO sums a discrete site out; so does log-sum-exp, and so does a guide that has its posterior."""
+    x = torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(2))
+    found = []
+    for way in ("enumerated", "summed", "exact"):
+        kinds = TwoKinds(exact=way == "exact")
+        parameters = [*kinds.decoder.parameters(), *kinds.encoder.parameters()]
+        torch.manual_seed(3)
+        if way == "summed":
+            loc = kinds.encoder(x)
+            z = loc + 0.4 * torch.randn_like(loc)
+            log_q = torch.distributions.Normal(loc, 0.4).log_prob(z).sum(-1)
+            log_p = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + kinds.log_parts(z, x).logsumexp(-1)
+            total = (log_q - log_p).mean()
+        elif way == "exact":
+            total = ELBO(exact=["kind"], sampled=["z"])(kinds.model, kinds.guide, x).total
+        else:
+            model = config_enumerate(kinds.model, "parallel")
+            with pyro.get_param_store().scope():
+                total = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, kinds.guide, x) / len(x)
+        found.append((total, torch.autograd.grad(total, parameters)))
+    for total, gradients in found[1:]:
+        assert total.item() == pytest.approx(found[0][0].item(), rel=1e-10)
+        for one, other in zip(gradients, found[0][1], strict=True):
+            assert torch.allclose(one, other, atol=1e-10)
