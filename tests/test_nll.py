@@ -74,7 +74,7 @@ def test_the_course_report_in_small(small, tmp_path):
     small.setattr(course_report, "PUBLISHED", {m: v[:2] for m, v in course_report.PUBLISHED.items()})
     small.setattr(course_report, "verdicts", lambda each, seeds: [])
     small.setattr(course_report, "MAP", 20)
-    plan = {"steps": 2, "test": 10, "samples": 20, "seeds": [0]}
+    plan = {"steps": 2, "test": 10, "samples": 30, "seeds": [0]}
     small.setitem(course_report.SCALES, "quick", plan)
     path = course_report.reproduce(tmp_path, "quick", tmp_path)
     result = json.loads(path.read_text())
