@@ -113,6 +113,13 @@ def test_evaluate_with_the_likelihood(run, here, capsys):
     assert "log p(x)" not in capsys.readouterr().out + (run / "evaluation.json").read_text()
 
 
+def test_evaluate_on_another_split(run, capsys):
+    before = (run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None
+    assert main(["evaluate", str(run), "--split", "test"]) == 2
+    assert "digits has no split 'test'" in capsys.readouterr().err
+    assert before == ((run / "evaluation.json").read_bytes() if (run / "evaluation.json").exists() else None)
+
+
 def test_a_variant_without_a_density_is_evaluated_all_the_same(here, capsys):
     assert main(["fit", "ic_vae", "--out", "ic", *SMALL]) == 0
     assert main(["evaluate", "ic", "--likelihood", "20"]) == 0

@@ -261,7 +261,7 @@ def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, te
         figures |= {
             f"ELBO of these {parts.size} data (nats per datum)": parts.bound,
             "reconstruction (nats per datum)": parts.reconstruction, "KL (nats per datum)": parts.kl,
-            f"KL: information of codes about their data, at most log {parts.size}": parts.information,
+            "KL: information of codes about their data": parts.information,
             "KL: aggregated posterior from the prior": parts.marginal,
         }  # fmt: skip
     return figures
