@@ -29,18 +29,23 @@ class Binarise:
 
 
 @dataclass(frozen=True)
-class Impulse:
-    """Replace each entry, with probability ``fraction``, by a draw from U[0, 1], another one at every step.
-
-    >>> bool((Impulse(0.0)(torch.full((2, 2), 0.5)) == 0.5).all())
-    True
-    """
+class _Share:
+    """The probability with which an entry is replaced."""
 
     fraction: float
 
     def __post_init__(self) -> None:
         if number("fraction", self.fraction) > 1:
             raise InputError(f"fraction is {self.fraction}: it must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Impulse(_Share):
+    """Replace each entry, with probability ``fraction``, by a draw from U[0, 1], another one at every step.
+
+    >>> bool((Impulse(0.0)(torch.full((2, 2), 0.5)) == 0.5).all())
+    True
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         # An element-wise choice, so that a replaced entry may be drawn even where it is not used.
@@ -48,21 +53,15 @@ class Impulse:
 
 
 @dataclass(frozen=True)
-class SaltAndPepper:
+class SaltAndPepper(_Share):
     """Make each entry, with probability ``fraction``, 0 or 1 with equal chances, others at every step.
 
     >>> SaltAndPepper(1.0)(torch.full((2, 2), 0.5)).unique().numel() <= 2
     True
     """
 
-    fraction: float
-
-    def __post_init__(self) -> None:
-        if number("fraction", self.fraction) > 1:
-            raise InputError(f"fraction is {self.fraction}: it must be in [0, 1]")
-
     def __call__(self, x: Tensor) -> Tensor:
-        # One draw says both whether and what: below half the fraction pepper, up to the fraction salt.
+        # One draw says both whether and what: below half the fraction salt, from there to the fraction pepper.
         u = torch.rand_like(x)
         return torch.where(u < self.fraction, (u < self.fraction / 2).to(x.dtype), x)
 
