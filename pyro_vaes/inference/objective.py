@@ -156,7 +156,7 @@ class ELBO(nn.Module):
             if site["type"] != "sample" or (site["infer"] or {}).get("_deterministic"):
                 continue
             exact = name in self.exact
-            term = _site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
+            term = site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
             bound = bound - term.detach()
             if name in q.nodes and not exact:
                 term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum, name in drawn))
@@ -267,7 +267,7 @@ class _Constant(Messenger):
             msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True
 
 
-def _site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
+def site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
     """One site's cost, scaled and masked by its plates: KL for a latent site, -log p for an observed one."""
     p_fn = p_site["fn"]
     if q_site is None:
