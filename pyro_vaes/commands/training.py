@@ -269,10 +269,12 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | Non
 def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
     from pyro_vaes.evaluation.plots import image_rows, training
+    from pyro_vaes.inference.densities import bound_in_words
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
-    write_figure(run.path / "training.png", training(history.rows, pair.name))
+    shown = bound_in_words(pair)
+    write_figure(run.path / "training.png", training(history.rows, pair.name, shown))
     shape, few = run.config["shape"], None if y is None else y[:512]
     if is_image(shape):
         batch = as_batch(x[:14])
@@ -280,12 +282,17 @@ def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tenso
         write_figure(run.path / "cleaned.png", image_rows(rows, shape, title=pair.name))
     last = history.rows[-max(1, len(history.rows) // 20) :]
     mean, loss = (sum(row[key] for row in last) / len(last) for key in ("bound", "loss"))
-    print(
-        f"{pair.name}: {history.step} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)"
-    )
+    when = "(mean of the last twentieth of the steps)"
+    print(f"{pair.name}: {history.step} steps, {shown} {mean:.3f} nats per datum {when}")
     if abs(loss + mean) > 1e-3:
         # With beta, free bits, recycling: what is minimised is not the bound, and both are shown.
-        print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, which is minimised")
+        terms = ", ".join(f"{name} {sum(r['terms'][name] for r in last) / len(last):.3f}" for name in last[0]["terms"])
+        what = f"which is minimised; its terms: {terms}"
+        if "discriminator" in last[0]["terms"]:
+            what = f"the sum of two players' losses, which has no minimum to reach; its terms: {terms}"
+        print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, {what}")
+    for name in last[0].get("seen", {}):
+        print(f"{name}: {sum(row['seen'][name] for row in last) / len(last):.3f}")
     print(
         f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512], few):.4f} in the units of the data"
     )
@@ -295,9 +302,11 @@ def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tenso
 def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[str, Any]) -> None:
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
+    from pyro_vaes.inference.guard import check_rows
 
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
+    check_rows(pair, len(x), config["plan"]["batch_size"])
     whole("checkpoint_every", config["checkpoint_every"])
 
 
