@@ -476,6 +476,37 @@ def hand_vamp_vae(p, x, components=500, **kw):
     return mixed(p, x, torch.full_like(u[:, 0], -math.log(components)), centres, scales)
 
 
+def hand_wae_mmd(p, x, weight=100.0, kernel="imq", **kw):
+    """Tolstikhin et al. (2018), Algorithm 2, pair by pair; -log N(x; mu, 1) in place of the squared error."""
+    z = net(p, "guide.encoder", x)
+    draws = torch.randn_like(z)
+
+    def k(u, v):
+        square = ((u - v) ** 2).sum()
+        scales = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+        return (
+            torch.exp(-square / (2 * K)) if kernel == "rbf" else sum(2 * K * s / (2 * K * s + square) for s in scales)
+        )
+
+    def within(c):
+        return sum(k(u, v) for i, u in enumerate(c) for j, v in enumerate(c) if i != j) / (len(c) * (len(c) - 1))
+
+    across = sum(k(u, v) for u in z for v in draws) / len(z) ** 2
+    penalty = weight * (within(z) + within(draws) - 2 * across)
+    return {"x": gauss(x, decode(p, z), torch.ones_like(x)), "z": penalty.expand(len(x))}
+
+
+def hand_wae_gan(p, x, weight=100.0, **kw):
+    """Algorithm 1: one player's parameters are constants to the other; logarithms of probabilities, written out."""
+    z = net(p, "guide.encoder", x)
+    draws, fixed = torch.randn_like(z), {n: t.detach() for n, t in p.items()}
+    generator = -torch.log(torch.sigmoid(net(fixed, "objective.discriminator", z)))
+    on_draws, on_codes = (torch.sigmoid(net(p, "objective.discriminator", a)) for a in (draws, z.detach()))
+    discriminator = -torch.log(on_draws) - torch.log(1 - on_codes)
+    costs = {"x": gauss(x, decode(p, z), torch.ones_like(x)), "z": weight * generator[:, 0]}
+    return costs | {"discriminator": discriminator[:, 0]}
+
+
 def beside_itself(p, prefix, a):
     """The last hidden layer with the network's input beside it."""
     return torch.cat([net(p, prefix, a, output=torch.relu), a], -1)
@@ -588,8 +619,11 @@ OPTIONS = {
     "spline_vae": [{"flows": 1, "width": 5, "bins": 3}],
     "mixture_vae": [{"components": 1}],
     "vamp_vae": [{"components": 2, "grey": 0.5}],
+    "wae_mmd": [{"weight": 0.5}, {"kernel": "rbf", "weight": 2.0}],
+    "wae_gan": [{"weight": 0.5}],
     "two_stage_vae": [{"beta": 0.5}],
 }
+POINTS = ("autoencoder", "induced_ae", "wae_mmd", "wae_gan")  # their guide is a point mass
 CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
     pytest.param(n, kw, id=f"{n}-{'-'.join(f'{k}={v}' for k, v in kw.items())}")
     for n, options in OPTIONS.items()
@@ -622,7 +656,7 @@ def test_networks_have_the_widths_that_were_asked_for(name):
     shapes = [tuple(p.shape) for n, p in named if n.startswith(networks) and n.endswith("weight")]
     c = CONDITIONS.get(name, 0)
     decoder, encoder = [(4, K + c), (6, 4), (D, 6)], [(6, D + c), (4, 6), (K, 4)]
-    heads = 1 if name in ("autoencoder", "induced_ae") else 2
+    heads = 1 if name in POINTS else 2
     scale = decoder if name in ("gaussian_vae", "lc_vae", "rlc_vae") else []
     assert shapes == decoder + scale + encoder + encoder[-1:] * (heads - 1)
 
@@ -694,7 +728,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
 
 
 # Their bound is that of another loss: the prior of a code that is a point, the hierarchy of two stages.
-OTHER_BOUND = ("autoencoder", "induced_ae", "two_stage_vae")
+OTHER_BOUND = (*POINTS, "two_stage_vae")
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_BOUND])
@@ -767,7 +801,7 @@ def test_beta_of_one_site_alone():
 
 
 @pytest.mark.parametrize("particles", [2, 5])
-@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, "dvae"}])
+@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, "dvae", "wae_mmd", "wae_gan"}])
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)

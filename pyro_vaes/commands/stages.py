@@ -1,4 +1,4 @@
-"""What the commands do where a pair is fitted in stages, and the learned gamma that is told next to a bound."""
+"""What a training came to, and what the commands do where a pair is fitted in stages."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +52,38 @@ def _joined(pair: "Pair", histories: "list[History]") -> "History":
 
     last, rows = histories[-1], rows_of(stages_of(pair), histories)
     return History(rows, sum(h.step for h in histories), last.interrupted, pair, last.engine)
+
+
+def report(pair: "Pair", history: "History", folder: Path) -> list[str]:
+    """Draw what was trained, stage by stage, say what it came to, and give the names of the figures."""
+    from pyro_vaes.commands.files import write_figure
+    from pyro_vaes.evaluation.plots import training
+    from pyro_vaes.inference.densities import bound_in_words
+
+    shown, figures = bound_in_words(pair), []
+    for title, figure, rows, steps in parts(pair, history, folder):
+        write_figure(figure, training(rows, title, shown))
+        figures.append(figure.name)
+        last = rows[-max(1, len(rows) // 20) :]
+        mean, loss = (sum(row[key] for row in last) / len(last) for key in ("bound", "loss"))
+        when = "(mean of the last twentieth of the steps)"
+        print(f"{title}: {steps} steps, {shown} {mean:.3f} nats per datum {when}")
+        if abs(loss + mean) > 1e-3:
+            print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, {_made_of(last)}")
+        for name in last[0].get("seen", {}):
+            print(f"{name}: {sum(row['seen'][name] for row in last) / len(last):.3f}")
+    for name, value in gammas(pair).items():
+        print(f"{name}: {value:.3g}")
+    return figures
+
+
+def _made_of(rows: list[dict[str, Any]]) -> str:
+    """The terms of a loss that is not the bound: with beta, free bits, recycling, another player."""
+    means = {name: sum(row["terms"][name] for row in rows) / len(rows) for name in rows[0]["terms"]}
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    if "discriminator" in means:
+        return f"the sum of two players' losses, which has no minimum to reach; its terms: {terms}"
+    return f"which is minimised; its terms: {terms}"
 
 
 def parts(pair: "Pair", history: "History", folder: Path) -> "Iterator[tuple[str, Path, list[dict[str, Any]], int]]":

@@ -15,7 +15,7 @@ from pyro_vaes.commands.files import (
     read_data,
     write_figure,
 )
-from pyro_vaes.commands.stages import check_stages, fitted, gammas, parts
+from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
 
 if TYPE_CHECKING:
@@ -269,27 +269,16 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | Non
 
 def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
-    from pyro_vaes.evaluation.plots import image_rows, training
+    from pyro_vaes.evaluation.plots import image_rows
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
     shape, few = run.config["shape"], None if y is None else y[:512]
     if is_image(shape):
         batch = as_batch(x[:14])
-        shown = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}
-        write_figure(run.path / "cleaned.png", image_rows(shown, shape, title=pair.name))
-    figures = []
-    for title, figure, rows, steps in parts(pair, history, run.path):
-        write_figure(figure, training(rows, title))
-        figures.append(figure.name)
-        last = rows[-max(1, len(rows) // 20) :]
-        mean, loss = (sum(row[key] for row in last) / len(last) for key in ("bound", "loss"))
-        print(f"{title}: {steps} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)")
-        if abs(loss + mean) > 1e-3:
-            # With beta, free bits, recycling: what is minimised is not the bound, and both are shown.
-            print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, which is minimised")
-    for name, value in gammas(pair).items():
-        print(f"{name}: {value:.3g}")
+        rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}
+        write_figure(run.path / "cleaned.png", image_rows(rows, shape, title=pair.name))
+    figures = report(pair, history, run.path)
     print(
         f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512], few):.4f} in the units of the data"
     )
@@ -299,9 +288,11 @@ def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tenso
 def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[str, Any]) -> None:
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
+    from pyro_vaes.inference.guard import check_rows
 
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
+    check_rows(pair, len(x), config["plan"]["batch_size"])
     whole("checkpoint_every", config["checkpoint_every"])
 
 

@@ -178,6 +178,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
     from pyro_vaes.inference.checkpoint import write_atomically
+    from pyro_vaes.inference.densities import bound_in_words
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import active_units, bound, ordinary_residual
     from pyro_vaes.inference.posterior import clean as clean_pair
@@ -201,7 +202,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     y = condition_for(pair, condition, x, y, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
-        "bound (nats per datum)": bound(pair, x, y),
+        f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
         **gammas(pair),
         "ordinary residual": ordinary_residual(pair, x, y),
         **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),

@@ -1,6 +1,7 @@
 """The evidence lower bound, site by site."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
 import pyro
@@ -24,11 +25,13 @@ class Loss(NamedTuple):
         bound: the bound on log p(x), without beta and the like; the number to show. Where the guide is a point mass
             (the autoencoders), the covariance is profiled (``indexed_ic_vae``) or the prior improper, it is the same
             sum but bounds nothing: compare it within one model only.
+        seen: what else is worth a look, by name; part of no sum, and shown as it is.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     bound: Tensor
+    seen: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective(Protocol):
