@@ -11,7 +11,7 @@ from pyro_vaes.data.manifold import contaminated
 from pyro_vaes.experiments import phase_diagram as experiment
 
 SMALL = {
-    "rows": 60, "entries": 8, "ratios": [0.1], "dimensions": {"linear": [1], "curved": [1]},
+    "rows": 60, "entries": 8, "ratios": [0.05], "dimensions": {"linear": [1], "curved": [1]},
     "hidden": [8], "steps": 20, "batch_size": 30, "seeds": [0, 1],
 }  # fmt: skip
 

@@ -38,7 +38,8 @@ def contaminated(
               x_j = l_j + m_j u_j, \quad m_j \sim \mathrm{Bernoulli}(\rho), \ u_j \sim U(-a, a)
 
     with z ~ N(0, I_r) and t ~ N(0, I); A and B have independent Gaussian entries, of variance 1 / rows, and are the
-    same for all rows of data, as t is. l is divided by the standard deviation of all its entries, so that a is in units of the data.
+    same for all rows of data, as t is. l is divided by the standard deviation of all its entries, so that a is in units
+    of the data.
 
     Args:
         n: rows. d: entries of each. rank: r, the dimension of the manifold, at most d.

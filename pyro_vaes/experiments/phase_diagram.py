@@ -9,9 +9,9 @@ means are affine on the linear manifold and have one hidden layer on the curved 
 are learned, the largest outlier to expect is 8. One training for all: Adam at 0.01 down to 0 along a cosine, batches of
 200; beta rises from 0 to 1 in the first half of the steps (the induced autoencoder has none).
 
-The error is ||L_hat - L|| / ||L||, in Frobenius norms, over all rows; a recovery is a success if it is below 0.1. A cell
-is (manifold, method, dimension, ratio); the seeds, which are those of the data and of the training alike, are trained
-side by side. A seed's success rate is over the dimensions and ratios of one manifold. Claims, fixed before any
+The error is ||L_hat - L|| / ||L||, in Frobenius norms, over all rows; a recovery is a success if it is below 0.1. A
+cell is (manifold, method, dimension, ratio); the seeds, which are those of the data and of the training alike, are
+trained side by side. A seed's success rate is over the dimensions and ratios of one manifold. Claims, fixed before any
 training: of the recoveries that the convex program gets right, the VAE gets more than 95 % right ("its region contains
 the convex one"); its success rate is above the convex program's; and above the induced autoencoder's. Each is put to
 both VAEs and both manifolds.
@@ -127,7 +127,7 @@ def networks(
         ("curved", IC): ("ic_vae", {"real": True, "width": WIDTH}),
     }[manifold, method]
     arguments = {"latent_dim": 2 * dimension, "hidden": plan["hidden"], **arguments}
-    warm = {} if method == INDUCED else {"schedules": {"beta": (0.0, 1.0, max(1, plan["steps"] // 2))}}
+    warm: dict[str, Any] = {} if method == INDUCED else {"schedules": {"beta": (0.0, 1.0, max(1, plan["steps"] // 2))}}
     pairs = trained_each(
         name, list(data), arguments=[arguments] * len(data), seeds=plan["seeds"][: len(data)], **warm,
         **{key: plan[key] for key in ("steps", "batch_size", "lr")},
