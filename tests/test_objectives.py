@@ -227,10 +227,10 @@ def hand_gamma_vae(p, x, **kw):
     return {"z": kl, "x": square / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
 
 
-def hand_lc_vae(p, x, minimum=1e-2, **kw):
+def hand_lc_vae(p, x, minimum=1e-2, real=False, **kw):
     z, kl = draw(p, x)
     sigma = softplus(net(p, "model.scale.net", z)) + minimum
-    return {"z": kl, "x": gauss(x, decode(p, z), sigma)}
+    return {"z": kl, "x": gauss(x, decode(p, z, output=IDENTITY if real else SIGMOID), sigma)}
 
 
 def hand_ic_vae(p, x, width=1.0, **kw):
@@ -361,9 +361,20 @@ def hand_autoencoder(p, x, **kw):
     return {"x": 0.5 * ((x - decode(p, z)) ** 2).sum(-1) + D * LOG_2PI / 2}
 
 
-def hand_induced_ae(p, x, l1=0.0, **kw):
+def hand_affine_vae(p, x, scale="gamma", minimum=1e-3, **kw):
+    z, kl = draw(p, x)
+    residual = x - z @ p["model.decoder.weight"].T - p["model.decoder.bias"]
+    if scale == "diagonal":
+        return {"z": kl, "x": gauss(residual, 0.0, softplus(net(p, "model.scale.net", z)) + minimum)}
+    gamma = (minimum + torch.exp(p["model.scale.log_excess"])) ** 2
+    return {"z": kl, "x": (residual**2).sum(-1) / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
+
+
+def hand_induced_ae(p, x, l1=0.0, width=1.0, affine=False, real=False, **kw):
     z = net(p, "guide.encoder", x)
-    terms = {"x+sigma": log_residual(x, decode(p, z), floor_of(p, kw), 1.0) + PROFILED}
+    straight = affine and z @ p["model.decoder.weight"].T + p["model.decoder.bias"]
+    mu = straight if affine else decode(p, z, output=IDENTITY if real else SIGMOID)
+    terms = {"x+sigma": log_residual(x, mu, floor_of(p, kw), width) + PROFILED}
     if l1:
         terms["z"] = l1 * z.abs().sum(-1) + K * math.log(2 / l1)
     return terms
@@ -598,7 +609,7 @@ OPTIONS = {
     "iwae": [{"particles": 1}, {"particles": 9}, {"alpha": 0.5}],
     "iwae_2": [{"particles": 1}, {"alpha": -1.0}],
     "gaussian_vae": [{"minimum": 0.25}, {"head": "course_report"}],
-    "lc_vae": [{"minimum": 0.25}],
+    "lc_vae": [{"minimum": 0.25}, {"real": True}],
     "ic_vae": [{"floor": 0.125}, {"width": 4.0}],
     "indexed_ic_vae": [{"floor": 0.125}, {"width": 4.0}, {"floor": 0.0625, "width": INF}],
     "affine_ic_vae": [{"floor": 0.125, "width": 8.0}],
@@ -613,7 +624,13 @@ OPTIONS = {
     ],
     "r_l2_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
     "rlc_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
-    "induced_ae": [{"l1": 0.5}, {"floor": 0.125, "l1": 2.0}],
+    "induced_ae": [
+        {"l1": 0.5},
+        {"floor": 0.125, "l1": 2.0},
+        {"width": 4.0, "real": True},
+        {"l1": 0.5, "width": 4.0, "affine": True},
+    ],
+    "affine_vae": [{"scale": "diagonal"}, {"minimum": 0.25}],
     "planar_vae": [{"flows": 1}],
     "iaf_vae": [{"flows": 1, "width": 5}],
     "spline_vae": [{"flows": 1, "width": 5, "bins": 3}],
@@ -635,6 +652,7 @@ WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
     "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
+    "affine_vae",
 ]  # fmt: skip
 
 
@@ -645,7 +663,7 @@ def test_every_variant_has_a_hand_formula():
     assert set(HAND) == set(VARIANTS)
 
 
-OTHER_NETWORKS = {"affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser"}
+OTHER_NETWORKS = {"affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser"}
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_NETWORKS])

@@ -16,6 +16,7 @@ from pyro_vaes.experiments import (
     mnist_denoising,
     nll,
     outlier_images,
+    phase_diagram,
     quadrants,
     recycling,
     robust_generation,
@@ -40,6 +41,7 @@ _ALL = (
     frey_bound,
     quadrants,
     two_stage,
+    phase_diagram,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
