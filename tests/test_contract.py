@@ -22,7 +22,7 @@ SMALL = {
     "indexed_ic_vae": set(), "affine_ic_vae": {"s"}, "t_vae": {"w"}, "datum_t_vae": {"w"}, "rvae": {"w"},
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
-    "cvae": set(), "structured_cvae": set(),
+    "cvae": set(), "structured_cvae": set(), "ica_vae": set(),
 }  # fmt: skip
 OBJECTIVES = ("ELBO", "Recycled", "ImportanceWeighted", "Denoised")
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
