@@ -17,7 +17,7 @@ from pyro_vaes.pair import Pair
 def ica_vae(
     data_dim: int,
     latent_dim: int = 3,
-    hidden: Sequence[int] = (32,),
+    hidden: Sequence[int] = (64,),
     components: int = 3,
     minimum: float = 1e-2,
     beta: float = 1.0,
