@@ -2,11 +2,11 @@
 
 Protocol. First the four images of S3: {female, male} x {young, old}, drawn as 8 x 8 glyphs, equiprobable. There are two
 models with two binary codes and every pixel flipped with probability 1 / 20: in the first each code is an attribute, in
-the second the first code changes both (age = z_1 xor z_2). In both the codes are independent. log p(x) is summed over the four
-codes, for the four images and for random ones; the bound is that of the best q, the exact posterior. Then ``vae`` and
-``beta_vae`` with two real codes are trained on the four images, from ten seeds of parameters and noise. The alignment
-of a code is the mean absolute correlation of its entries with the two attributes, matched: 1 if every entry is an
-attribute, 0.71 at 45 degrees, 0.5 for the second model.
+the second the first code changes both (age = z_1 xor z_2). In both the codes are independent. log p(x) is summed over
+the four codes, for the four images and for random ones; the bound is that of the best q, the exact posterior. Then
+``vae`` and ``beta_vae`` with two real codes are trained on the four images, from ten seeds of parameters and noise. The
+alignment of a code is the mean absolute correlation of its entries with the two attributes, matched: 1 if every entry
+is an attribute, 0.71 at 45 degrees, 0.5 for the second model.
 
 Then sources: independent, of mean 0 and variance 1 (uniform, Laplace, two bumps, Gaussian), mixed by a d x k matrix of
 N(0, 1) entries, d = k + 2, with noise of standard deviation 0.1. ``ica_vae`` is compared with itself under the prior
@@ -75,6 +75,7 @@ GLYPHS = {
     "male": (".....###", "......##", "..####.#", "..#..#..", "..#..#..", "..####..", "........", "........"),
 }
 IMAGES = [("female", "young"), ("female", "old"), ("male", "young"), ("male", "old")]
+Answer = tuple[Tensor, Tensor, dict[str, float]]  # mixing (d, k), codes (n, k), and what else is to be kept
 LAYOUTS = ("disentangled", "entangled")
 
 
@@ -105,16 +106,18 @@ def cell(method: str, name: str, scale: str) -> dict[str, Any]:
     if name == "images":
         return _on_images(method, plan["images"])
     drawn = [planted(*SOURCES[name], seed) for seed in plan["seeds"]]
+    answers: list[Answer]
     if method in (FAST, PCA):
         answers = [
             _classical(method, x, a.shape[1], seed) for seed, (_, a, x) in zip(plan["seeds"], drawn, strict=True)
         ]
     else:
         answers = _learned(method, [x for *_, x in drawn], drawn[0][1].shape[1], plan)
-    rows = [_measured(*answer[:2], s, a, SOURCES[name][0]) for answer, (s, a, _) in zip(answers, drawn, strict=True)]
+    rows = [
+        _measured(mixing, codes, s, a, SOURCES[name][0]) | kept
+        for (mixing, codes, kept), (s, a, _) in zip(answers, drawn, strict=True)
+    ]
     gathered: dict[str, Any] = {measure: [row[measure] for row in rows] for measure in rows[0]}
-    if len(answers[0]) > 2:
-        gathered |= {key: [answer[2][key] for answer in answers] for key in answers[0][2]}
     if name == MANY:  # scatter of the first seed, sources in their order and with their signs
         codes, true = answers[0][1], drawn[0][0]
         pairs = matched(codes, true)
@@ -144,31 +147,29 @@ def planted(kinds: Sequence[str], n: int, seed: int) -> tuple[Tensor, Tensor, Te
     return a, b, c
 
 
-def _classical(method: str, x: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
+def _classical(method: str, x: Tensor, k: int, seed: int) -> Answer:
     """The mixing matrix and the codes of scikit-learn's FastICA or PCA."""
     from sklearn.decomposition import PCA as Principal
     from sklearn.decomposition import FastICA
 
     if method == PCA:
         pca = Principal(k).fit(x.numpy())
-        return torch.tensor(pca.components_.T), torch.tensor(pca.transform(x.numpy()))
+        return torch.tensor(pca.components_.T), torch.tensor(pca.transform(x.numpy())), {}
     ica = FastICA(k, whiten="unit-variance", max_iter=2000, tol=1e-3, random_state=seed).fit(x.double().numpy())
-    return torch.tensor(ica.mixing_), torch.tensor(ica.transform(x.double().numpy()))
+    return torch.tensor(ica.mixing_), torch.tensor(ica.transform(x.double().numpy())), {}
 
 
-def _learned(method: str, data: list[Tensor], k: int, plan: dict[str, Any]) -> list[tuple[Tensor, Tensor, dict]]:
+def _learned(method: str, data: list[Tensor], k: int, plan: dict[str, Any]) -> list[Answer]:
+    """The mixing matrices and the codes of one variant, trained from all seeds; beside them bound and noise."""
     arguments = {"latent_dim": k, "hidden": plan["hidden"], "components": 3 if method == ICA else 1}
     pairs = trained_together(
         "ica_vae", data, arguments=[arguments] * len(data), seeds=plan["seeds"],
         **{key: plan[key] for key in ("steps", "batch_size", "lr")},
     )  # fmt: skip
+    models: list[Any] = [pair.model for pair in pairs]
     return [
-        (
-            pair.model.decoder.weight.detach(),
-            means(pair, x),
-            {"bound": bound(pair, x), "noise": pair.model.scale().item()},
-        )  # type: ignore
-        for pair, x in zip(pairs, data, strict=True)
+        (m.decoder.weight.detach(), means(pair, x), {"bound": bound(pair, x), "noise": m.scale().item()})
+        for m, pair, x in zip(models, pairs, data, strict=True)
     ]
 
 
@@ -182,7 +183,8 @@ def _measured(mixing: Tensor, codes: Tensor, sources: Tensor, a: Tensor, kinds: 
 def means(pair: Pair, x: Tensor) -> Tensor:
     """The mean code of each datum, (n, k)."""
     with torch.no_grad():
-        return poutine.trace(pair.guide).get_trace(x).nodes["z"]["fn"].mean
+        fn: Any = poutine.trace(pair.guide).get_trace(x).nodes["z"]["fn"]
+    return fn.mean
 
 
 def glyphs() -> Tensor:
