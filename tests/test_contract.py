@@ -23,7 +23,7 @@ SMALL = {
     "ric_vae": set(), "r_l2_vae": set(), "rlc_vae": set(), "autoencoder": set(), "induced_ae": set(),
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
     "cvae": set(), "structured_cvae": set(), "wae_mmd": set(), "wae_gan": set(), "two_stage_vae": {"u": 3, "z": 3},
-    "affine_vae": set(),
+    "affine_vae": set(), "ica_vae": set(),
 }  # fmt: skip
 OBJECTIVES = ("ELBO", "Recycled", "ImportanceWeighted", "Denoised", "WAE", "Discriminator", "Stagewise")
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.

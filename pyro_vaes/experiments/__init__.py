@@ -13,6 +13,7 @@ from pyro_vaes.experiments import (
     frey_ablation,
     frey_bound,
     frey_recovery,
+    identifiability,
     mnist_denoising,
     nll,
     outlier_images,
@@ -42,6 +43,7 @@ _ALL = (
     quadrants,
     two_stage,
     phase_diagram,
+    identifiability,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
