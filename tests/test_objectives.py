@@ -496,7 +496,10 @@ def hand_m2_vae(p, x, y, beta=1.0, classifier_weight=1.0, **kw):
         log_q[..., i].exp() * (given(one.expand_as(y), e) + beta * (log_q[..., i] - log_share))
         for i, (one, e) in enumerate(zip(classes, noise, strict=True))
     )
-    return {"x+z+y_observed+y_unobserved": torch.where(known, labelled, unlabelled), "classifier": -classifier_weight * (y * log_q).sum(-1)}
+    return {
+        "x+z+y_observed+y_unobserved": torch.where(known, labelled, unlabelled),
+        "classifier": -classifier_weight * (y * log_q).sum(-1),
+    }
 
 
 HAND = {name.removeprefix("hand_"): f for name, f in list(globals().items()) if name.startswith("hand_")}

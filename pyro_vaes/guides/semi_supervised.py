@@ -37,7 +37,7 @@ class Classified(PyroModule):
         with data_plate(x, size):
             logits = self.classifier(x)
             known, label = split_label(y, len(x), logits)
-            with poutine.mask(mask=~known):
+            with poutine.mask(mask=~known):  # type: ignore[call-overload]
                 drawn = pyro.sample("y_unobserved", dist.OneHotCategorical(logits=logits))
             loc, scale = self.encoder(x, torch.where(known[..., None], label, drawn))
             return pyro.sample("z", dist.Normal(loc, scale).to_event(1))

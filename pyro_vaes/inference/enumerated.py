@@ -43,6 +43,9 @@ class Enumerated(nn.Module):
     ['classifier', 'x', 'y_observed', 'y_unobserved', 'z']
     """
 
+    classifier_weight: Tensor
+    beta: Tensor
+
     def __init__(
         self,
         site: str = "y_unobserved",
@@ -104,7 +107,9 @@ class _Every(Messenger):
         if msg["name"] != self.site:
             return
         if not getattr(msg["fn"], "has_enumerate_support", False):
-            raise InputError(f"site {self.site!r} cannot be summed over: {type(msg['fn']).__name__} has no end of values")
+            raise InputError(
+                f"site {self.site!r} cannot be summed over: {type(msg['fn']).__name__} has no end of values"
+            )
         self.found = True
         msg["value"], msg["done"] = msg["fn"].enumerate_support(expand=False), True
 

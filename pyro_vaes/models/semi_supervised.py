@@ -38,8 +38,8 @@ class SemiSupervised(PyroModule):
         self.register_buffer("share", torch.as_tensor(share))
 
     def forward(self, x=None, y=None, *, size=None):
-        with data_plate(x, size) as rows:
-            known, label = split_label(y, len(rows), self.share)
-            y = pyro.sample("y", dist.OneHotCategorical(self.share), obs=label, obs_mask=known)
+        with data_plate(x, size) as plate:
+            known, label = split_label(y, len(plate), self.share)  # type: ignore[arg-type]
+            y = pyro.sample("y", dist.OneHotCategorical(self.share), obs=label, obs_mask=known)  # type: ignore[arg-type]
             z = pyro.sample("z", self.prior())
             return pyro.sample("x", dist.Bernoulli(logits=self.decoder(joined(z, y))).to_event(1), obs=x)

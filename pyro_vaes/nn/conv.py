@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, softplus
+from torch.nn.functional import batch_norm, pad, softplus
 
 from pyro_vaes.errors import InputError, whole
 
@@ -143,22 +144,44 @@ class ConvDecoder(nn.Module):
         return self.trunk(h).reshape(*z.shape[:-1], -1)
 
 
+def moved(images: Tensor, shift: int) -> Tensor:
+    """Move each image by up to ``shift`` pixels in both directions, all moves being equally likely.
+
+    Args:
+        images: (B, channels, height, width); zeros come in from outside.
+
+    >>> import torch
+    >>> moved(torch.ones(2, 1, 4, 4), 1).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    size, (height, width) = len(images), images.shape[-2:]
+    by = torch.randint(0, 2 * shift + 1, (2, size, 1), device=images.device)
+    rows, columns = (by[i] + torch.arange(n, device=images.device) for i, n in enumerate((height, width)))
+    larger = pad(images, (shift,) * 4)
+    every = torch.arange(size, device=images.device)[:, None, None]
+    # Advanced indices around a slice put the channels last.
+    return larger[every, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
 class ConvClassifier(nn.Module):
     """Map a flat image to the logits of its class: (..., d) -> (..., c); layers as in :class:`ConvEncoder`.
 
     Args:
         shape: (channels, height, width). filters: how many per layer, from x inwards. classes: c.
+        shift: pixels; while training, each image is moved by up to so many, anew at every call, with zeros coming in.
 
     >>> import torch
     >>> ConvClassifier((1, 8, 8), (4, 6), 10)(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
     """
 
-    def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], classes: int):
+    def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], classes: int, shift: int = 0):
         super().__init__()
-        self.shape, self.trunk = shape, convolutions(shape, filters)
+        self.shape, self.shift, self.trunk = shape, shift, convolutions(shape, filters)
         width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
         self.logits = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logits(self.trunk(x.reshape(-1, *self.shape)).reshape(*x.shape[:-1], -1))
+        images = x.reshape(-1, *self.shape)
+        images = moved(images, self.shift) if self.training and self.shift else images
+        return self.logits(self.trunk(images).reshape(*x.shape[:-1], -1))

@@ -24,6 +24,7 @@ def m2_vae(
     classifier: str = "mlp",
     filters: Sequence[int] = (32, 64),
     shape: Sequence[int] | None = None,
+    shift: int = 0,
     classifier_weight: float = 1.0,
     beta: float = 1.0,
 ) -> Pair:
@@ -33,9 +34,10 @@ def m2_vae(
     Data with a label and without one, ``condition_dim`` classes: y of :func:`~pyro_vaes.inference.fit.fit` is a label
     each, -1 where there is none, and the class is summed over there.
     :func:`~pyro_vaes.inference.classify.classify` gives q(y | x). Its network is an ``mlp`` of the encoder's widths, or
-    a ``cnn`` with ``filters`` per layer of images of that ``shape`` (a square by default). ``classifier_weight`` is
-    w of :class:`~pyro_vaes.inference.enumerated.Enumerated`. Data are binary, 0 or 1. Departs from Kingma et al., who
-    use softplus units: ReLU.
+    a ``cnn`` with ``filters`` per layer of images of that ``shape`` (a square by default), which while training are
+    moved by up to ``shift`` pixels, for this network alone. ``classifier_weight`` is w of
+    :class:`~pyro_vaes.inference.enumerated.Enumerated`. Data are binary, 0 or 1. Departs from Kingma et al., who use
+    softplus units: ReLU.
 
     >>> m2_vae(data_dim=4, condition_dim=3, hidden=(5,)).partial
     True
@@ -45,7 +47,9 @@ def m2_vae(
     if len(hidden) == 0:
         raise InputError("hidden is empty: the encoder needs a layer in which x and y meet")
     if classifier == "cnn":
-        network: nn.Module = ConvClassifier(image_shape(shape, data_dim), filters, c)
+        network: nn.Module = ConvClassifier(
+            image_shape(shape, data_dim), filters, c, whole("shift", shift, low=0, high=10**4)
+        )
     elif classifier == "mlp":
         network = PointEncoder(data_dim, hidden, c)
     else:
