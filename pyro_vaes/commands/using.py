@@ -16,6 +16,7 @@ from pyro_vaes.commands.files import (
     write_array,
     write_figure,
 )
+from pyro_vaes.commands.labels import classification, seen_labels
 from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
 
@@ -198,8 +199,9 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
         drawn = binary(replace(dataset, x=x), "static", source)
         dataset, x = replace(dataset, y=drawn.y), drawn.x
     condition = folder.config["condition"]
-    x, y, _ = modelled(condition, dataset, x)
-    y = condition_for(pair, condition, x, y, dataset.name)
+    x, labels, _ = modelled(condition, dataset, x)
+    seen = seen_labels(folder, pair, labels, split)
+    y = condition_for(pair, condition, x, seen, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
         f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
@@ -207,6 +209,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
         "ordinary residual": ordinary_residual(pair, x, y),
         **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),
         "outlier entries": found.mask.float().mean().item(),
+        **classification(pair, x, labels, seen),
     }
     if mask is not None:
         # The clean data by the rule that the dirty ones were made binary by: what the model gives is of that kind.
@@ -305,7 +308,8 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
         source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
         dataset = binary(dataset, "static" if kind == "dynamic" else kind, source)
     x, y, shape = modelled(folder.config["condition"], dataset, dataset.x)
-    y = condition_for(pair, folder.config["condition"], x, y, input)
+    # Where a label may be missing it is what is to be found out.
+    y = condition_for(pair, folder.config["condition"], x, None if pair.partial else y, input)
     return pair, replace(dataset, x=x, shape=shape), y
 
 
