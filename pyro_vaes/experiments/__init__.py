@@ -13,6 +13,7 @@ from pyro_vaes.experiments import (
     frey_ablation,
     frey_bound,
     frey_recovery,
+    generation,
     mnist_denoising,
     nll,
     outlier_images,
@@ -38,6 +39,7 @@ _ALL = (
     nll,
     frey_bound,
     quadrants,
+    generation,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

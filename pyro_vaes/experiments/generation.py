@@ -34,9 +34,10 @@ from pyro_vaes.data import Dataset, corrupt, load
 from pyro_vaes.data.pool import pooled
 from pyro_vaes.evaluation.aggregated import aggregated
 from pyro_vaes.evaluation.generation import Judge, frechet_distance, hidden_activations
+from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.normality import gap, mmd_to, moments, quantile_error, quantiles
 from pyro_vaes.experiments.cells import Cells, compute
-from pyro_vaes.experiments.generation_claims import figures, table, verdicts
+from pyro_vaes.experiments.generation_claims import edges, figures, table, verdicts
 from pyro_vaes.experiments.record import record
 from pyro_vaes.experiments.training import train, trained, untrained
 from pyro_vaes.inference.posterior import reconstruct, sample
@@ -69,8 +70,6 @@ SCALES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 PASSES, RATE = 5, 1 / 5
-# Of the histogram of distances: its right end, in units of the square root of the number of pixels, and its bins.
-TOP, BINS = 0.3, 50
 
 
 def reproduce(out: Path, scale: str, root: Path) -> Path:
@@ -171,7 +170,7 @@ def judge(scale: str, root: str) -> Judge:
     """Train the classifier on clean images; always from seed 0, so that all cells share their features."""
     digits, held_out = data(scale, root)
     assert digits.y is not None
-    return Judge(digits.x, digits.y, held_out.x, digits.shape)
+    return Judge(digits.x, digits.y, held_out.x, digits.shape, neighbours=5)
 
 
 def recycled(pair: Pair, x: Tensor, passes: int, seed: int) -> Tensor:
@@ -201,12 +200,9 @@ def codes(pair: Pair, x: Tensor, seed: int, scale: str) -> dict[str, Any]:
 
 
 def histogram(x: Tensor, others: Tensor) -> dict[str, Any]:
-    """Distances of images to the nearest of some others, counted in fifty bins, per square root of a pixel."""
-    from sklearn.neighbors import NearestNeighbors
-
-    near = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others.numpy()).kneighbors(x.numpy())[0][:, 0]
-    counts, _ = np.histogram(near, bins=np.linspace(0, TOP * np.sqrt(x.shape[1]), BINS + 1))
-    return {"counts": counts.tolist(), "mean": float(near.mean()), "median": float(np.median(near))}
+    """Distances of images to the nearest of some others: counted in bins, the last open to the right; their mean."""
+    near, bins = nearest_distances(x, others).numpy(), edges(x.shape[1])
+    return {"counts": np.histogram(near.clip(max=bins[-1]), bins)[0].tolist(), "mean": float(near.mean())}
 
 
 def median_image(dirt: str, scale: str, root: str) -> float:

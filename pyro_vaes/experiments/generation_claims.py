@@ -18,6 +18,11 @@ COLUMNS, ROWS = 10, 10
 COLOURS = {"iC": "#3f88c5", "RiC": ROBUST}
 
 
+def edges(pixels: int) -> np.ndarray:
+    """Give the edges of the bins in which distances between images are counted."""
+    return np.linspace(0, 0.3 * np.sqrt(pixels), 51)
+
+
 def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Judge the claims of S0 V-C; they were written before any training. Gains are paired by seed."""
     real = result["real"]
@@ -54,7 +59,8 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
          result["median image"]["dirty"] - of("dirty", "RiC(5, 20)")),
         ("clean: the aggregated posterior's quantiles are nearer to N(0, 1) for RiC (N = 5) than for iC", "Fig. 9",
          code("clean", "iC", "quantile error", 0) - code("clean", "RiC", "quantile error", 0)),
-        ("clean: its means are nearer to 0", "Fig. 10", code("clean", "iC", "mean", 0) - code("clean", "RiC", "mean", 0)),
+        ("clean: its means are nearer to 0", "Fig. 10",
+         code("clean", "iC", "mean", 0) - code("clean", "RiC", "mean", 0)),
         ("clean: its variances are nearer to 1", "Fig. 10",
          code("clean", "iC", "variance", 1) - code("clean", "RiC", "variance", 1)),
         ("clean: five passes first leave its variances as near to 1, within 0.05", "V-C",
@@ -113,9 +119,6 @@ def _tiles(rows: Sequence[Sequence[float]], shape: Sequence[int]) -> np.ndarray:
 
 
 def _diversity(result: dict[str, Any], about: str, pixels: int) -> Figure:
-    from pyro_vaes.experiments.generation import BINS, TOP
-
-    edges = np.linspace(0, TOP * np.sqrt(pixels), BINS + 1)
     by = {"new real digits": [result["real"]["histogram"]]}
     by |= {way: result["samples"]["clean"][way]["histogram"] for way in ("RiC(5, 1)", "RiC(5, 5)", "RiC(5, 20)")}
     figure = Figure(figsize=(3.1 * len(by), 3.0), dpi=160, layout="constrained")
@@ -124,7 +127,7 @@ def _diversity(result: dict[str, Any], about: str, pixels: int) -> Figure:
     for ax, (name, found) in zip(axes, by.items(), strict=True):
         counts = np.sum([h["counts"] for h in found], axis=0)
         colour = NEUTRAL if name.startswith("new") else ROBUST
-        ax.stairs(counts / counts.sum(), edges, fill=True, color=colour, alpha=0.75)
+        ax.stairs(counts / counts.sum(), edges(pixels), fill=True, color=colour, alpha=0.75)
         ax.axvline(real, color=NEUTRAL, linestyle="--", linewidth=1)
         mean = np.mean([h["mean"] for h in found])
         ax.set_title(f"{name}: mean {mean:.2f}", fontsize=9, loc="left", color=colour)
