@@ -13,6 +13,7 @@ from pyro_vaes.experiments import (
     frey_ablation,
     frey_bound,
     frey_recovery,
+    generation,
     identifiability,
     mnist_denoising,
     nll,
@@ -44,6 +45,7 @@ _ALL = (
     two_stage,
     phase_diagram,
     identifiability,
+    generation,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

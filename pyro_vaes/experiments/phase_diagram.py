@@ -118,14 +118,15 @@ def networks(
     manifold: str, method: str, dimension: int, data: Sequence[Tensor], plan: Mapping[str, Any]
 ) -> list[Tensor]:
     """Train one network per data set, and give what each makes of its own rows."""
-    name, arguments = {
+    chosen: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
         ("linear", INDUCED): ("induced_ae", {"affine": True, "width": WIDTH, "l1": L1}),
         ("linear", SIGMA): ("affine_vae", {"scale": "diagonal", "minimum": 1e-2}),
         ("linear", IC): ("affine_ic_vae", {"width": WIDTH}),
         ("curved", INDUCED): ("induced_ae", {"real": True, "width": WIDTH, "l1": L1}),
         ("curved", SIGMA): ("lc_vae", {"real": True}),
         ("curved", IC): ("ic_vae", {"real": True, "width": WIDTH}),
-    }[manifold, method]
+    }
+    name, arguments = chosen[manifold, method]
     arguments = {"latent_dim": 2 * dimension, "hidden": plan["hidden"], **arguments}
     warm: dict[str, Any] = {} if method == INDUCED else {"schedules": {"beta": (0.0, 1.0, max(1, plan["steps"] // 2))}}
     pairs = trained_each(

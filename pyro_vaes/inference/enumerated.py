@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, whole
-from pyro_vaes.inference.objective import Loss, site_term, sampled_sites, setting, trace_of, turned
+from pyro_vaes.inference.objective import Loss, sampled_sites, setting, site_term, trace_of, turned
 
 
 class Enumerated(nn.Module):
