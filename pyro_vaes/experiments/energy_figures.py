@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST, image_rows
 
 COLOURS = {"PCA": "#e08e0b", "convex RPCA": "#2a9d8f", "Proposition 1": "#4a6fa5", "affine iC-VAE": ROBUST}
+SAID = {"Proposition 1": "Proposition 1's solver"}
 
 
 def figures(result: Mapping[str, Any], scale: str) -> dict[str, Figure]:
@@ -60,7 +61,7 @@ def outlier(shown: Mapping[str, Any], degrees: Mapping[str, Any], seeds: int, sc
     for name, direction in shown["directions"].items():
         ends = centre + np.outer([-4, 4], direction)
         style = {"color": CLASSICAL, "linewidth": 6} if name == "truth" else {"color": COLOURS[name], "linewidth": 1.6}
-        label = "PCA without the outlier" if name == "truth" else name
+        label = "PCA without the outlier" if name == "truth" else SAID.get(name, name)
         left.plot(*ends.T, label=label, alpha=0.6 if name == "truth" else 1.0, **style)
     left.plot(*np.delete(points, odd, 0).T, ".", color=NEUTRAL, markersize=5)
     left.plot(*points[odd], "o", color="black", markersize=7)
@@ -72,7 +73,7 @@ def outlier(shown: Mapping[str, Any], degrees: Mapping[str, Any], seeds: int, sc
     for i, name in enumerate(names):
         right.plot(degrees[name], [i] * seeds, "o", color=COLOURS[name], alpha=0.6, markersize=6)
         right.plot(np.mean(degrees[name]), i, "|", color=COLOURS[name], markersize=22, markeredgewidth=2)
-    right.set_yticks(range(len(names)), names, fontsize=9)
+    right.set_yticks(range(len(names)), [SAID.get(name, name) for name in names], fontsize=9)
     right.set_xlabel("degrees it is turned by the outlier (0 is best)", fontsize=9)
     right.set_title(f"{seeds} seeds, and their mean ({scale} scale)", fontsize=10, loc="left", color=NEUTRAL)
     right.set_xlim(left=-1), right.set_ylim(-0.6, len(names) - 0.4)
@@ -82,14 +83,11 @@ def outlier(shown: Mapping[str, Any], degrees: Mapping[str, Any], seeds: int, sc
 
 
 def background(shown: Mapping[str, list[str]], errors: Mapping[str, Any], seeds: int, scale: str) -> Figure:
-    """Frames, true background and the estimates."""
+    """Frames, true background and the estimates, with the error of this clip and of all."""
     rows = {}
     for name, pictures in shown.items():
-        label = f"{name}\nerror {np.mean(errors[name]):.3f}" if name in errors else name
+        label = f"{name}\n{errors[name][0]:.3f} (all: {np.mean(errors[name]):.3f})" if name in errors else name
         rows[label] = torch.tensor([list(bytes.fromhex(picture)) for picture in pictures]) / 255
     side = round(next(iter(rows.values())).shape[1] ** 0.5)
-    title = (
-        f"Background behind what moves ({scale} scale, seed 0);\nroot mean square error where covered, {seeds} seeds"
-    )
-    figure = image_rows(rows, (side, side), title=title, highlight=[n for n in rows if n.startswith("affine")])
-    return figure
+    title = f"Background of a clip, seed 0 of {seeds} ({scale} scale);\nnumbers: root mean square error where covered"
+    return image_rows(rows, (side, side), title=title, highlight=[n for n in rows if n.startswith("affine")])
