@@ -81,7 +81,7 @@ def test_the_vae_s_energy_is_the_best_over_every_width_of_the_posterior():
 
 
 def test_one_well_per_error_that_can_be_zero_and_fewer_in_the_vae():
-    on, x = on_line(points=801, reach=20.0)
+    on, x = on_line(points=201, reach=20.0)
     W, _, E, _ = problem()
     induced, vae = slices.induced_energy(on, 1e-3), slices.vae_energy(on, x, W, 1e-3)
     # Both outliers have a well of their own, beside the true one, where four errors vanish.
