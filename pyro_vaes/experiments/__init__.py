@@ -9,6 +9,7 @@ from pyro_vaes.experiments import (
     concept_images,
     course_report,
     demo,
+    energies,
     floor_sweep,
     frey_ablation,
     frey_bound,
@@ -46,6 +47,7 @@ _ALL = (
     phase_diagram,
     identifiability,
     generation,
+    energies,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
