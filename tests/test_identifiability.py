@@ -95,6 +95,25 @@ def test_the_guide_is_exact_under_a_gaussian_prior():
     torch.testing.assert_close(pair(x).bound, exact.detach(), rtol=1e-10, atol=1e-10)
 
 
+def test_factorised_doubt_costs_what_the_guide_says_however_small_the_noise():
+    """KL from the best factorised Gaussian, whose precisions are the diagonal's, to the posterior at low noise."""
+    w = mixing()
+    square, zero = w.T @ w, torch.zeros(3, dtype=torch.float64)
+    said = (square.diagonal().log().sum() - torch.logdet(square)) / 2
+    for gamma in (1e-2, 1e-8):
+        exact = MultivariateNormal(zero, precision_matrix=square / gamma)
+        best = MultivariateNormal(zero, torch.diag(gamma / square.diagonal()))
+        torch.testing.assert_close(torch.distributions.kl_divergence(best, exact), said)
+    assert said > 0.1
+
+
+def test_an_encoder_may_be_linear_and_bad_arguments_are_refused():
+    assert torch.isfinite(pv.ica_vae(4, 2, ())(torch.randn(3, 4)).total)
+    for bad in ({"components": 0}, {"minimum": 0.0}, {"minimum": "small"}, {"minimum": 0.5}):
+        with pytest.raises(pv.InputError, match=r"components|minimum"):
+            pv.ica_vae(4, 2, **bad)
+
+
 @pytest.mark.parametrize("components", [1, 3])
 def test_only_a_gaussian_prior_lets_the_mixing_turn(components):
     """log p(x, z) - log q at R'z under W R: the same for every code and q if the prior is N(0, I), and only then."""
