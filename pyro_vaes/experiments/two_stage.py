@@ -33,8 +33,7 @@ learning rate 0.001 falling to zero along a cosine, second stage of three layers
 is Dai & Wipf's code as far as it can be said here: k = 64 to judge at, second stage of 3 x 1024 with the input beside
 the last layer, 400 and 800 epochs of batch 64, learning rate 0.0001. It departs from it in what cannot: theirs is
 halved every 150 (300) epochs, ours falls along a cosine; their first stage is the convolutional InfoGAN network, ours
-is fully connected, 784-1000-500-250-k; they choose the best of several learning rates for other methods, we give all
-the same; their WAE is that of the same network, ours too.
+is fully connected, 784-1000-500-250-k.
 """
 
 from functools import cache, partial
