@@ -20,6 +20,7 @@ from pyro_vaes.experiments import (
     recycling,
     robust_generation,
     systematic_errors,
+    weak_labels,
 )
 
 _ALL = (
@@ -38,6 +39,7 @@ _ALL = (
     nll,
     frey_bound,
     quadrants,
+    weak_labels,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
