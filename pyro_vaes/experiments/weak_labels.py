@@ -5,7 +5,7 @@ class, drawn anew for each of five draws; the figure is the accuracy of q(y | x)
 A cell is (network of q(y | x), number of labels, draw), and the draw is the seed of parameters, order and noise too.
 Each cell is trained in three parts:
 
-1. The classifier alone: cross-entropy on the labelled digits, in batches of 50. This is the arm "labels only".
+1. The classifier alone: cross-entropy on the labelled digits, in batches of 50. This is the arm "classifier alone".
 2. A start for p(x | y, z) and q(z | x, y): their bound on all training digits, with the label where there is one and
    the class that the classifier of 1 gives elsewhere. q(y | x) does not change.
 3. M2: p and q together, the class summed out where it is unknown, with the classifier's own term
@@ -59,8 +59,8 @@ NAME = "weak-labels"
 LABELS = (100, 600, 1000, 3000)
 NETWORKS = ("cnn", "mlp")
 ARMS = {
-    "cnn m2": "M2, convolutional q(y | x)", "cnn alone": "its classifier, labels only",
-    "mlp m2": "M2, MLP q(y | x)", "mlp alone": "its MLP classifier, labels only",
+    "cnn m2": "M2, convolutional classifier", "cnn alone": "convolutional classifier alone",
+    "mlp m2": "M2, MLP classifier", "mlp alone": "MLP classifier alone",
 }  # fmt: skip
 #: Accuracy in per cent at 100, 600, 1000 and 3000 labels: Pyro's tutorial on M2; Kingma et al. (2014), Table 1.
 PUBLISHED = {
@@ -118,23 +118,25 @@ def cell(network: str, labels: int, seed: int, plan: dict[str, Any], root: str) 
     """Train classifier and M2 with one draw of labels; give both accuracies on the test digits, in per cent."""
     data, test = (binarised(load("mnist", root=root, split=split), "threshold05") for split in ("train", "test"))
     assert data.y is not None and test.y is not None
-    y = few_labels(data.y, labels, seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x, digits, truth = data.x.to(device), test.x.to(device), test.y.to(device)
+    y = few_labels(data.y, labels, seed).to(device)
     arguments = {"classifier": network, "classifier_weight": plan["weight"]}
     arguments |= {name: plan[name] for name in ("hidden", "latent_dim")}
     arguments |= {"filters": plan["filters"], "shape": data.shape, "distort": 1.0} if network == "cnn" else {}
-    pair = untrained(m2_vae, data.x.shape[1], arguments, seed)
+    pair = untrained(m2_vae, x.shape[1], arguments, seed).to(device)
     guide: Any = pair.guide
     known = y >= 0
-    alone(guide.classifier, data.x[known], y[known], plan["labelled steps"], plan["lr"], seed)
-    found: dict[str, Any] = {"alone": accuracy_of(pair, test.x, test.y)}
-    start(pair, data.x, torch.where(known, y, classify(pair, data.x).argmax(1)), plan, seed)
+    alone(guide.classifier, x[known], y[known], plan["labelled steps"], plan["lr"], seed)
+    found: dict[str, Any] = {"alone": accuracy_of(pair, digits, truth)}
+    start(pair, x, torch.where(known, y, classify(pair, x).argmax(1)), plan, seed)
     rows = repeated(y, plan["share"])
     hidden = torch.cat([torch.full_like(y, -1), y[rows]])
     options = {key: plan[key] for key in ("steps", "batch_size", "lr")}
-    train(pair, torch.cat([data.x, data.x[rows]]), hidden, seed=seed, **options)
-    found["m2"] = accuracy_of(pair, test.x, test.y)
-    first = torch.stack([(test.y == label).nonzero()[0, 0] for label in range(10)])
-    return {**found, "styles": [_packed(image) for image in transferred(pair, test.x[first]).flatten(0, 1)]}
+    train(pair, torch.cat([x, x[rows]]), hidden, seed=seed, **options)
+    found["m2"] = accuracy_of(pair, digits, truth)
+    first = torch.stack([(truth == label).nonzero()[0, 0] for label in range(10)])
+    return {**found, "styles": [_packed(image) for image in transferred(pair, digits[first]).flatten(0, 1)]}
 
 
 def alone(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, seed: int) -> None:
@@ -151,7 +153,7 @@ def alone(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, seed:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(steps):
-            rows = torch.randperm(len(x))[:50]
+            rows = torch.randperm(len(x))[:50].to(x.device)
             optimiser.zero_grad()
             cross_entropy(network(x[rows]), y[rows]).backward()
             optimiser.step()
@@ -199,7 +201,7 @@ def transferred(pair: Pair, x: Tensor) -> Tensor:
     """
     c = pair.condition_dim
     y = one_hot(classify(pair, x).argmax(1), c).to(x.dtype)
-    every = torch.eye(c).repeat(len(x), 1)
+    every = torch.eye(c, device=x.device).repeat(len(x), 1)
     with torch.no_grad(), pyro.get_param_store().scope():
         site: Any = poutine.trace(pair.guide).get_trace(x, y).nodes["z"]
         z = site["fn"].mean.repeat_interleave(c, 0)
