@@ -15,5 +15,7 @@ def sizes(name, data_dim, latent_dim, hidden):
         "iwae_2": {"middle": 4, "middle_hidden": (5,), "particles": 4},
         "cnn_vae": {"shape": (1, data_dim)},
         "memoriser": {"latent_dim": 1},
+        "wae_gan": {"discriminator_hidden": (5, 4)},
+        "two_stage_vae": {"second_hidden": (5, 4)},
     }
     return arguments | own.get(name, {})

@@ -17,6 +17,7 @@ from pyro_vaes.commands.files import (
     write_figure,
 )
 from pyro_vaes.commands.labels import classification, seen_labels
+from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
     from pyro_vaes.inference.checkpoint import write_atomically
+    from pyro_vaes.inference.densities import bound_in_words
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import active_units, bound, ordinary_residual
     from pyro_vaes.inference.posterior import clean as clean_pair
@@ -202,7 +204,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     y = condition_for(pair, condition, x, seen, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
-        "bound (nats per datum)": bound(pair, x, y),
+        f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
+        **gammas(pair),
         "ordinary residual": ordinary_residual(pair, x, y),
         **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),
         "outlier entries": found.mask.float().mean().item(),
@@ -227,7 +230,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
             continue
         error = figures.get(f"{name.removesuffix(' (nats per datum)')}: Monte-Carlo standard error")
         spread = "" if error is None else f" +- {error:.4f}"
-        print(f"{name}: {value:.4f}{spread}" if isinstance(value, float) else f"{name}: {value}")
+        number = f"{value:.3g}" if name.startswith("gamma") else f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name}: {number}{spread}")
     print(f"wrote {path}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, whole
+from pyro_vaes.evaluation.neighbours import nearest_distances
+from pyro_vaes.evaluation.prdc import prdc
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -66,13 +69,7 @@ def nearest_distance(x: Tensor, others: Tensor | None = None) -> float:
     >>> nearest_distance(torch.tensor([[0.0], [3.0], [4.0]]))
     1.666...
     """
-    from sklearn.neighbors import NearestNeighbors
-
-    rows = _features("x", x, low=2 if others is None else 1)
-    near = NearestNeighbors(n_neighbors=1, algorithm="brute")
-    near.fit(rows if others is None else _features("others", others, low=1))
-    # Without an argument scikit-learn leaves the point itself out.
-    return float(near.kneighbors(None if others is None else rows)[0].mean())
+    return float(nearest_distances(x, others).double().mean())
 
 
 def effective_classes(votes: Tensor | np.ndarray | Sequence[int]) -> float:
@@ -156,9 +153,14 @@ class Judge:
         x: (N, d) clean data that samples should resemble, of ``shape``; y: (N,) their labels.
         held_out: (M, d) clean data that the classifier does not see; as many samples should be judged.
         shape: of one image. hidden: widths of the classifier. seed: of the classifier.
+        neighbours: k of precision, recall, density and coverage in the same features; None leaves these out.
 
     Attributes:
         real: what :meth:`__call__` says of the held-out data themselves: what perfect samples would get.
+        digest: SHA-256 of the classifier's weights, to be kept with results: numbers are comparable where it is the
+            same, and the same data, arguments and versions give it again on the same kind of machine.
+
+    The features are of a small classifier trained on these data, so this is no FID: other features, other numbers.
 
     >>> x = torch.rand(100, 4, generator=torch.Generator().manual_seed(0))
     >>> judge = Judge(x[:60], (x[:60, 0] > 0.5).long(), x[60:], (2, 2), hidden=[5])
@@ -175,34 +177,56 @@ class Judge:
         *,
         hidden: Sequence[int] = (128,),
         seed: int = 0,
+        neighbours: int | None = None,
     ):
         from sklearn.neural_network import MLPClassifier
 
         whole("seed", seed, low=0)
+        if neighbours is not None and len(held_out) <= whole("neighbours", neighbours):
+            raise InputError(f"held_out has {len(held_out)} rows: {neighbours} neighbours take more")
         if len(x) != len(y):
             raise InputError(f"x has {len(x)} data, y has {len(y)} labels: they must agree")
-        self.x, self.shape = x, tuple(shape)
+        self.x, self.shape, self.neighbours = x, tuple(shape), neighbours
         # A tenth is kept back to say when to stop, so that the features are not those of noise learned by heart.
         self.classifier = MLPClassifier(
             hidden, batch_size=min(200, len(x) // 2), early_stopping=True, n_iter_no_change=3, random_state=seed
         )
         self.classifier.fit(_features("x", x), y.numpy())
+        self.digest = digest(self.classifier)
         self.features = hidden_activations(self.classifier, held_out)
         # Against itself the distance is 0, which no finite set of new data reaches: against the training data.
         reference = hidden_activations(self.classifier, x[torch.linspace(0, len(x) - 1, len(held_out)).long()])
-        self.real = self(held_out) | {"frechet distance": frechet_distance(self.features, reference)}
+        self.real = self(held_out) | self._in_features(reference)
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """Measure samples: (n, d), pixels as those of the data."""
         chances = self.classifier.predict_proba(_features("samples", samples))
         return {
-            "frechet distance": frechet_distance(hidden_activations(self.classifier, samples), self.features),
+            **self._in_features(hidden_activations(self.classifier, samples)),
             "distance to data": nearest_distance(samples, self.x),
             "distance between samples": nearest_distance(samples),
             "classes": effective_classes(chances.argmax(1)),
             "confidence": float(chances.max(1).mean()),
             "total variation": total_variation(samples, self.shape),
         }
+
+    def _in_features(self, features: Tensor) -> dict[str, float]:
+        found = {"frechet distance": frechet_distance(features, self.features)}
+        return found if self.neighbours is None else found | prdc(self.features, features, self.neighbours)._asdict()
+
+
+def digest(classifier: Any) -> str:
+    """Give the SHA-256 of a fitted classifier's weights, their shapes and order.
+
+    >>> from types import SimpleNamespace
+    >>> digest(SimpleNamespace(coefs_=[np.zeros((1, 1))], intercepts_=[np.zeros(1)]))[:8]
+    '5a638656'
+    """
+    found = hashlib.sha256()
+    for array in (*classifier.coefs_, *classifier.intercepts_):
+        found.update(str(array.shape).encode())
+        found.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    return found.hexdigest()
 
 
 def _features(name: str, a: Tensor, low: int = 2) -> np.ndarray:

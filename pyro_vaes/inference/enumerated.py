@@ -8,7 +8,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, whole
-from pyro_vaes.inference.objective import Loss, _site_term, sampled_sites, setting, trace_of, turned
+from pyro_vaes.inference.objective import Loss, sampled_sites, setting, site_term, trace_of, turned
 
 
 class Enumerated(nn.Module):
@@ -83,7 +83,7 @@ class Enumerated(nn.Module):
             if name == self.site:
                 cost = _divergence(q.nodes[name], site)
             else:
-                cost = _site_term(name, site, q.nodes.get(name), name in sampled, False)
+                cost = site_term(name, site, q.nodes.get(name), name in sampled, False)
                 # What does not depend on y is not summed over it.
                 cost = (weight * cost).sum(0) if cost.dim() == weight.dim() else cost
             term = cost.sum() * per_datum

@@ -184,6 +184,29 @@ def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch)
         raise InputError(f"the objective of {pair.name} gives {said(loss)}: it must give a Loss")
 
 
+def check_rows(pair: Pair, rows: int, batch_size: int) -> None:
+    """Refuse batches that are too small for the pair's objective: one that compares the rows of a batch takes two.
+
+    Args:
+        rows: N, of which the last batch of an epoch holds what is left.
+
+    Raises:
+        InputError: naming the batch size and the rows.
+
+    >>> from pyro_vaes.variants import wae_mmd
+    >>> check_rows(wae_mmd(data_dim=4), rows=129, batch_size=64)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: a last batch of 1 (129 data, batch_size 64): wae_mmd needs at least 2 rows in each
+    """
+    least = max(getattr(module, "least_rows", 1) for module in pair.modules())
+    smallest = min(batch_size, rows % batch_size or batch_size)
+    if smallest < least:
+        what = f"{'batches' if smallest == batch_size else 'a last batch'} of {smallest}"
+        asked = f"({rows} data, batch_size {batch_size})"
+        raise InputError(f"{what} {asked}: {pair.name} needs at least {least} rows in each")
+
+
 def _first(pair: Pair) -> Tensor:
     return next(iter(pair.parameters()))
 

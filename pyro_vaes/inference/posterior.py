@@ -79,6 +79,21 @@ def reconstruct(
     return x, _finite(_recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
 
 
+def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+    """Give the guide's latent sites of a batch, each at its mean given those before it: site -> (B, ...)."""
+    with _AtMean():
+        sites = prune_subsample_sites(poutine.trace(pair.guide).get_trace(x, y)).nodes
+    found: dict[str, Any] = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+    return found
+
+
+def decoded(pair: Pair, x: Tensor, y: Tensor | None, values: dict[str, Tensor]) -> Tensor:
+    """Give the clean data of codes, (B, d): of sites that are given no value the model's mean is taken."""
+    with _AtMean():
+        p = poutine.trace(poutine.condition(pair.model, values)).get_trace(x, y)
+    return _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
+
+
 def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
     if not torch.isfinite(value).all():
         fn: Any = p.nodes["x"]["fn"]
