@@ -25,6 +25,7 @@ from pyro_vaes.experiments import (
     robust_generation,
     systematic_errors,
     two_stage,
+    weak_labels,
 )
 
 _ALL = (
@@ -48,6 +49,7 @@ _ALL = (
     identifiability,
     generation,
     energies,
+    weak_labels,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
