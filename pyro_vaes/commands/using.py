@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import (
     beside,
+    binarised_how,
     binary,
     condition_for,
+    data_of,
     is_image,
     modelled,
     output_path,
@@ -189,12 +191,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     whole("rows", 2 if rows is None else rows, low=2)
     folder = Run.open(run)
     pair = folder.pair()
-    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
-    dataset, x, mask = read_data(source)
-    kind = _kind(folder)
-    if kind == "dynamic":
-        drawn = binary(replace(dataset, x=x), "static", source)
-        dataset, x = replace(dataset, y=drawn.y), drawn.x
+    dataset, x, mask = data_of(folder, split)
+    kind = binarised_how(folder)
     condition = folder.config["condition"]
     x, y, _ = modelled(condition, dataset, x)
     y = condition_for(pair, condition, x, y, dataset.name)
@@ -295,7 +293,7 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    kind = _kind(folder)
+    kind = binarised_how(folder)
     if kind is not None:
         # The literature tests what was trained on fresh draws on one fixed draw.
         source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
@@ -303,14 +301,6 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
     x, y, shape = modelled(folder.config["condition"], dataset, dataset.x)
     y = condition_for(pair, folder.config["condition"], x, y, input)
     return pair, replace(dataset, x=x, shape=shape), y
-
-
-def _kind(folder: "Run") -> "str | float | None":
-    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
-    from pyro_vaes.data.augment import DYNAMIC
-
-    given = folder.config["data"].get("binarise")
-    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
 
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:
