@@ -2,7 +2,7 @@
 
 # Their data are 0 or 1.
 BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "beta_vae", "dvae"} | {
-    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "m2_vae",
 }  # fmt: skip
 IMPORTANCE = {"iwae", "iwae_2"}
 
@@ -15,5 +15,7 @@ def sizes(name, data_dim, latent_dim, hidden):
         "iwae_2": {"middle": 4, "middle_hidden": (5,), "particles": 4},
         "cnn_vae": {"shape": (1, data_dim)},
         "memoriser": {"latent_dim": 1},
+        "wae_gan": {"discriminator_hidden": (5, 4)},
+        "two_stage_vae": {"second_hidden": (5, 4)},
     }
     return arguments | own.get(name, {})

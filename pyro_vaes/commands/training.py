@@ -4,7 +4,7 @@ import os
 import shlex
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyro_vaes.commands.files import (
     condition_for,
@@ -15,6 +15,8 @@ from pyro_vaes.commands.files import (
     read_data,
     write_figure,
 )
+from pyro_vaes.commands.labels import kept_labels
+from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
 
 if TYPE_CHECKING:
@@ -84,7 +86,9 @@ def do_fit(
     schedules: dict[str, list[float]] | None = None,
     augment: str | None = None,
     condition: str | None = None,
+    labels: int | None = None,
     replicas: int = 1,
+    stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
     **arguments: Any,
 ) -> int:
@@ -115,8 +119,12 @@ def do_fit(
         augment: draw the data anew at every step, dynamic or impulse:FRACTION.
         condition: what a conditional variant is given: labels, those of the data, as without this; or quadrants:N, so
             many quadrants of an image, from which it predicts the others (condition_dim follows).
+        labels: keep only so many labels, as many of every class, drawn from the seed; for variants such as m2_vae that
+            take data without one.
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
             rates: from Python).
+        stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
+            without it each has `steps`.
         checkpoint_every: steps between checkpoints.
     """
     from pyro_vaes.inference.plan import Plan
@@ -146,11 +154,12 @@ def do_fit(
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
-        "checkpoint_every": checkpoint_every,
+        "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels,
     }  # fmt: skip
+    check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
         _first_parameters(pair, start)
-    y = condition_for(pairs[0], condition, x, y, data)
+    y = condition_for(pairs[0], condition, x, kept_labels(pairs[0], y, labels, seed), data)
     _check_before(pairs[0], x, y, config)
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
@@ -180,6 +189,7 @@ def do_resume(run: str) -> int:
     for config in (folder.config for folder in folders):
         pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
         _first_parameters(pairs[-1], config.get("start"))
+    y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
     return _train(folders, pairs, x, y, resume=True)
 
@@ -243,7 +253,6 @@ def check_scale(scale: str) -> None:
 
 def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool) -> int:
     from pyro_vaes.inference.compile import describe
-    from pyro_vaes.inference.fit import fit as fit_pair
     from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
@@ -252,15 +261,12 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | Non
     x, y = x.to(options["device"]), None if y is None else y.to(options["device"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
-        if len(runs) == 1:
-            histories = [fit_pair(pairs[0], x, y, **config["plan"], **options, out=runs[0].path, resume=resume)]
-        else:
-            histories = fit_pair(pairs, x, y, **config["plan"], **options, out=runs[0].path.parent, resume=resume)
-    print(describe(histories[0].engine))
-    if histories[0].interrupted is not None:
+        histories = fitted(runs, pairs, x, y, options, resume)
+    print(describe(cast("Any", histories[0].engine)))
+    if histories[-1].interrupted is not None:
         where = shlex.quote(str(runs[0].path if len(runs) == 1 else runs[0].path.parent))
-        print(f"stopped at step {histories[0].step}; go on with: pyro-vaes fit --resume {where}")
-        return 128 + histories[0].interrupted
+        print(f"stopped at step {histories[-1].step}; go on with: pyro-vaes fit --resume {where}")
+        return 128 + histories[-1].interrupted
     for run, pair, history in zip(runs, pairs, histories, strict=True):
         _report(run, pair, history, x, y)
     return 0
@@ -268,36 +274,30 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | Non
 
 def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
-    from pyro_vaes.evaluation.plots import image_rows, training
+    from pyro_vaes.evaluation.plots import image_rows
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
-    write_figure(run.path / "training.png", training(history.rows, pair.name))
     shape, few = run.config["shape"], None if y is None else y[:512]
     if is_image(shape):
         batch = as_batch(x[:14])
         rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}
         write_figure(run.path / "cleaned.png", image_rows(rows, shape, title=pair.name))
-    last = history.rows[-max(1, len(history.rows) // 20) :]
-    mean, loss = (sum(row[key] for row in last) / len(last) for key in ("bound", "loss"))
-    print(
-        f"{pair.name}: {history.step} steps, bound {mean:.3f} nats per datum (mean of the last twentieth of the steps)"
-    )
-    if abs(loss + mean) > 1e-3:
-        # With beta, free bits, recycling: what is minimised is not the bound, and both are shown.
-        print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, which is minimised")
+    figures = report(pair, history, run.path)
     print(
         f"ordinary residual (the floor, or scale): {ordinary_residual(pair, x[:512], few):.4f} in the units of the data"
     )
-    print(f"wrote {run.path}: config.json, metrics.jsonl, checkpoint.safetensors, training.png")
+    print(f"wrote {run.path}: config.json, metrics.jsonl, checkpoint.safetensors, {', '.join(figures)}")
 
 
 def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[str, Any]) -> None:
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
+    from pyro_vaes.inference.guard import check_rows
 
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
+    check_rows(pair, len(x), config["plan"]["batch_size"])
     whole("checkpoint_every", config["checkpoint_every"])
 
 

@@ -18,6 +18,8 @@ from pyro_vaes.commands.files import (
     write_array,
     write_figure,
 )
+from pyro_vaes.commands.labels import classification, seen_labels
+from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
 
 if TYPE_CHECKING:
@@ -179,6 +181,7 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
     from pyro_vaes.inference.checkpoint import write_atomically
+    from pyro_vaes.inference.densities import bound_in_words
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import active_units, bound, ordinary_residual
     from pyro_vaes.inference.posterior import clean as clean_pair
@@ -194,14 +197,17 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     dataset, x, mask = data_of(folder, split)
     kind = binarised_how(folder)
     condition = folder.config["condition"]
-    x, y, _ = modelled(condition, dataset, x)
-    y = condition_for(pair, condition, x, y, dataset.name)
+    x, labels, _ = modelled(condition, dataset, x)
+    seen = seen_labels(folder, pair, labels, split)
+    y = condition_for(pair, condition, x, seen, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
-        "bound (nats per datum)": bound(pair, x, y),
+        f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
+        **gammas(pair),
         "ordinary residual": ordinary_residual(pair, x, y),
         **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),
         "outlier entries": found.mask.float().mean().item(),
+        **classification(pair, x, labels, seen),
     }
     if mask is not None:
         # The clean data by the rule that the dirty ones were made binary by: what the model gives is of that kind.
@@ -222,7 +228,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
             continue
         error = figures.get(f"{name.removesuffix(' (nats per datum)')}: Monte-Carlo standard error")
         spread = "" if error is None else f" +- {error:.4f}"
-        print(f"{name}: {value:.4f}{spread}" if isinstance(value, float) else f"{name}: {value}")
+        number = f"{value:.3g}" if name.startswith("gamma") else f"{value:.4f}" if isinstance(value, float) else value
+        print(f"{name}: {number}{spread}")
     print(f"wrote {path}")
 
 
@@ -299,7 +306,8 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
         source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
         dataset = binary(dataset, "static" if kind == "dynamic" else kind, source)
     x, y, shape = modelled(folder.config["condition"], dataset, dataset.x)
-    y = condition_for(pair, folder.config["condition"], x, y, input)
+    # Where a label may be missing it is what is to be found out.
+    y = condition_for(pair, folder.config["condition"], x, None if pair.partial else y, input)
     return pair, replace(dataset, x=x, shape=shape), y
 
 

@@ -123,7 +123,7 @@ def mmd_to(
     *,
     kernel: str = "imq",
     block: int = 1000,
-    limit: int = 20_000,
+    limit: int | None = None,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Estimate MMD^2 between draws and others, by default of N(0, I), with its standard error.
@@ -133,7 +133,7 @@ def mmd_to(
 
     Args:
         z: (n, k) in random order. other: (m, k), likewise. kernel: of mmd. block: draws at a time.
-        limit: take no more than so many of either. seed: of the normal draws.
+        limit: take no more than so many of either, all by default. seed: of the normal draws.
 
     Raises:
         InputError: for fewer than 2 rows, or bad arguments of mmd.
@@ -144,7 +144,7 @@ def mmd_to(
     >>> abs(value) < 5 * error
     True
     """
-    z = _draws(z)[: whole("limit", limit, low=2)]
+    z = _draws(z)[: None if limit is None else whole("limit", limit, low=2)]
     if other is None:
         other = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(seed)).to(z.device)
     other = _draws(other).to(z)

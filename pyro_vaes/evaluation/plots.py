@@ -157,8 +157,11 @@ def _spread(ends: Sequence[float], values: Sequence[float], bottom: float = 0.0)
     return [placed[i] for i in range(len(ends))]
 
 
-def training(rows: list[dict[str, Any]], title: str) -> Figure:
+def training(rows: list[dict[str, Any]], title: str, shown: str = "bound") -> Figure:
     """Draw the bound, in nats per datum, over the steps of a run; the line is a running mean.
+
+    Args:
+        shown: what that number is, in words, where it is no bound.
 
     >>> training([{"step": s, "bound": float(s)} for s in range(1, 30)], "t").axes[0].get_ylabel()
     'bound (nats per datum)'
@@ -173,7 +176,10 @@ def training(rows: list[dict[str, Any]], title: str) -> Figure:
         mean = np.convolve(bound, np.ones(window) / window, mode="valid")
         ax.plot(steps[window - 1 :], mean, color=NEUTRAL, linewidth=1.6)
     ax.set_title(title, fontsize=10, loc="left", color=NEUTRAL)
-    ax.set_xlabel("step", fontsize=9), ax.set_ylabel("bound (nats per datum)", fontsize=9)
+    (
+        ax.set_xlabel("step", fontsize=9),
+        ax.set_ylabel(f"{shown}\n(nats per datum)" if len(shown) > 9 else f"{shown} (nats per datum)", fontsize=9),
+    )
     # The first steps are far away and would flatten the rest.
     low, high = np.quantile(bound, [0.05, 1.0])
     ax.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-9)

@@ -13,13 +13,17 @@ from pyro_vaes.experiments import (
     frey_ablation,
     frey_bound,
     frey_recovery,
+    generation,
+    identifiability,
     mnist_denoising,
     nll,
     outlier_images,
+    phase_diagram,
     quadrants,
     recycling,
     robust_generation,
     systematic_errors,
+    two_stage,
 )
 
 _ALL = (
@@ -38,6 +42,10 @@ _ALL = (
     nll,
     frey_bound,
     quadrants,
+    two_stage,
+    phase_diagram,
+    identifiability,
+    generation,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.plan import History
+from pyro_vaes.inference.stages import fit_stages
 from pyro_vaes.inference.state import warm_start
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
@@ -43,6 +44,21 @@ def trained(
     if start is not None:
         warm_start(pair, start)
     return train(pair, x, seed=seed, **plan)
+
+
+def trained_in_stages(name: str | Builder, x: Tensor, *, seed: int = 0, arguments: dict[str, Any], **plan: Any) -> Pair:
+    """Build a variant from its seed and train it stage by stage, as :func:`trained` does one that has none.
+
+    >>> trained_in_stages("two_stage_vae", torch.rand(9, 4), arguments={"hidden": (3,)}, steps=[2, 3]).name
+    'two_stage_vae'
+    """
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
+    pair = untrained(name, x.shape[1], arguments, seed)
+    histories = fit_stages(pair, x, **{"progress": False, "on_step": _tick, "seed": seed, **plan})
+    if histories[-1].interrupted is not None:
+        raise KeyboardInterrupt
+    return pair
 
 
 def train(pair: Pair, x: Tensor, y: Tensor | None = None, **plan: Any) -> Pair:

@@ -17,6 +17,7 @@ class Adagrad:
     Args:
         parameters: leaves, changed in place.
         lr: the learning rate, a tensor, so that a captured or compiled step reads what a schedule wrote.
+        factors: what the rate of each parameter is multiplied by; empty for 1 everywhere.
 
     Source: Duchi, Hazan & Singer (2011), Fig. 1, with the diagonal of the proximal function. It is
     ``torch.optim.Adagrad`` up to rounding, whose own function reads its count of steps on the host, which cannot be
@@ -28,10 +29,11 @@ class Adagrad:
     tensor([0.9000, 1.1000])
     """
 
-    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-2):
+    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-2, factors: Sequence[float] = ()):
         self.parameters = [p.detach() for p in parameters]
         self.sums = [torch.zeros_like(p) for p in self.parameters]
         self.steps: list[Tensor] = []
+        self.factors = list(factors)
         self.lr = rate(self.parameters, lr)
 
     @torch.no_grad()
@@ -47,6 +49,8 @@ class Adagrad:
         torch._foreach_add_(below, 1e-10)
         change = torch._foreach_div(found, below)
         torch._foreach_mul_(change, self.lr)
+        if self.factors:
+            torch._foreach_mul_(change, [self.factors[i] for i in there])
         torch._foreach_sub_(parameters, change)
 
     def moments(self) -> list[Tensor]:

@@ -23,6 +23,7 @@ class Adam:
         parameters: leaves, changed in place.
         lr: the learning rate, a tensor, so that a captured or compiled step reads what a schedule wrote.
         betas: beta_1 and beta_2, each in [0, 1).
+        factors: what the rate of each parameter is multiplied by; empty for 1 everywhere.
 
     Source: Kingma & Ba (2015), Algorithm 1.
 
@@ -32,8 +33,15 @@ class Adam:
     tensor([0.9000, 1.1000])
     """
 
-    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        factors: Sequence[float] = (),
+    ):
         self.parameters, self.betas = [p.detach() for p in parameters], betas
+        self.factors = list(factors) or [1.0] * len(self.parameters)
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
@@ -42,7 +50,13 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """Take one step; a parameter without a gradient stays where it is."""
-        there = [i for i, g in enumerate(gradients) if g is not None]
+        for factor in dict.fromkeys(self.factors):
+            there = [i for i, g in enumerate(gradients) if g is not None and self.factors[i] == factor]
+            # The rate itself where it is nobody's own: the kernel reads the very tensor that a schedule writes.
+            self._group(gradients, there, self.lr if factor == 1 else self.lr * factor)
+
+    def _group(self, gradients: Sequence[Tensor | None], there: list[int], lr: Tensor) -> None:
+        """One fused call, for the parameters of one rate."""
         adam(
             [self.parameters[i] for i in there],
             [laid_out(gradients[i], self.parameters[i]) for i in there],
@@ -51,7 +65,7 @@ class Adam:
             [],
             [self.steps[i] for i in there],
             fused=True, capturable=self.lr.is_cuda, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1],
-            lr=self.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+            lr=lr, weight_decay=0.0, eps=1e-8, maximize=False,
         )  # fmt: skip
 
     def moments(self) -> list[Tensor]:

@@ -35,9 +35,9 @@ from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
-from pyro_vaes.inference.optimiser import Rule, rule
+from pyro_vaes.inference.optimiser import Rule, factors, rule
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
-from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, tensors, trace
+from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, statistics_names, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
 from pyro_vaes.pair import Pair
 
@@ -100,7 +100,7 @@ class Engine(ByShape):
         for name, p in learned.items():
             if torch.empty_like(p).stride() != p.stride():
                 raise InputError(f"{name} is a view with gaps or overlaps in memory: make it contiguous()")
-        self.optimiser = (optimiser or rule("adam"))(self.learned, lr)
+        self.optimiser = (optimiser or rule("adam"))(self.learned, lr, factors=factors(pair))
         self._modules, self._program = list(pair.modules()), dict[str, Any]()
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -171,7 +171,7 @@ class Engine(ByShape):
         """Gradients and statistics by the program itself."""
         with torch.enable_grad():
             loss = self.loss(x)
-            self.names = ("loss", "bound", *loss.terms)
+            self.names = statistics_names(loss)
             gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
         return list(gradients), statistics(loss)
 

@@ -52,6 +52,17 @@ def exact_sites(pair: Pair) -> tuple[str, ...]:
     return tuple(getattr(objective, "exact", ()))
 
 
+def bound_in_words(pair: Pair) -> str:
+    """Say what the number is that a pair shows as its bound.
+
+    >>> from pyro_vaes.variants import autoencoder, l2_vae
+    >>> bound_in_words(l2_vae(4, 2, (5,))), bound_in_words(autoencoder(4, 2, (5,)))
+    ('bound', 'log p(x, z) at the code, which is no bound,')
+    """
+    points = any(isinstance(family(site), pyro.distributions.Delta) for _, site in sampled_sites(pair.traces()[0]))
+    return "log p(x, z) at the code, which is no bound," if points else "bound"
+
+
 def family(site: Any) -> Any:
     """The distribution at a site, without what reshapes it."""
     fn = site["fn"]

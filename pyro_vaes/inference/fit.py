@@ -15,7 +15,16 @@ from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, first_line, number, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
-from pyro_vaes.inference.guard import Diverged, Interruption, as_batch, check_condition, check_data, packed, rehearse
+from pyro_vaes.inference.guard import (
+    Diverged,
+    Interruption,
+    as_batch,
+    check_condition,
+    check_data,
+    check_rows,
+    packed,
+    rehearse,
+)
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import BETAS, rule
 from pyro_vaes.inference.plan import History, Plan
@@ -153,6 +162,7 @@ def train(
     for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):
         check_data(pair, rows, fresh)
         conditions[i] = check_condition(pair, rows, conditions[i])
+        check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
     if pairs[0].condition_dim:
         data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]

@@ -1,6 +1,7 @@
 """The evidence lower bound, site by site."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 
 import pyro
@@ -24,11 +25,13 @@ class Loss(NamedTuple):
         bound: the bound on log p(x), without beta and the like; the number to show. Where the guide is a point mass
             (the autoencoders), the covariance is profiled (``indexed_ic_vae``) or the prior improper, it is the same
             sum but bounds nothing: compare it within one model only.
+        seen: what else is worth a look, by name; part of no sum, and shown as it is.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     bound: Tensor
+    seen: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective(Protocol):
@@ -156,7 +159,7 @@ class ELBO(nn.Module):
             if site["type"] != "sample" or (site["infer"] or {}).get("_deterministic"):
                 continue
             exact = name in self.exact
-            term = _site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
+            term = site_term(name, site, q.nodes.get(name), name in drawn, exact).sum() * per_datum
             bound = bound - term.detach()
             if name in q.nodes and not exact:
                 term = self._weighted(name, self._floored(term, site, q.nodes[name], per_datum, name in drawn))
@@ -267,7 +270,7 @@ class _Constant(Messenger):
             msg["value"], msg["done"] = msg["fn"](*msg["args"], **msg["kwargs"]).detach(), True
 
 
-def _site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
+def site_term(name: str, p_site: Any, q_site: Any, sampled: bool, exact: bool) -> Tensor:
     """One site's cost, scaled and masked by its plates: KL for a latent site, -log p for an observed one."""
     p_fn = p_site["fn"]
     if q_site is None:

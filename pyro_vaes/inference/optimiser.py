@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.inference.adagrad import Adagrad
 from pyro_vaes.inference.adam import Adam
 
 Optimiser = Adam | Adagrad
-Rule = Callable[[Sequence[Tensor], float], Optimiser]
+Rule = Callable[..., Optimiser]  # (parameters, lr, factors=...)
 BETAS = (0.9, 0.999)
 OPTIMISERS = ("adam", "adagrad")
 
@@ -37,6 +37,34 @@ def rule(name: str, betas: Any = BETAS) -> Rule:
             raise InputError("betas are Adam's: adagrad has none")
         return Adagrad
     return partial(Adam, betas=weights)
+
+
+def factors(pair: nn.Module) -> list[float]:
+    """What the learning rate of each parameter that learns is multiplied by; empty where it is 1 for all.
+
+    A module inside of the pair, such as its objective, has a learning rate of its own for a part of itself where it
+    says so: ``rate_factors = {"discriminator": 10 / 3}``, by the name of the part. Everything else has the factor 1.
+
+    Raises:
+        InputError: for a factor that is not above 0, or a name without a parameter that learns.
+
+    >>> pair = nn.ModuleDict({"objective": nn.ModuleDict({"critic": nn.Linear(1, 1)}), "model": nn.Linear(1, 1)})
+    >>> factors(pair)
+    []
+    >>> pair["objective"].rate_factors = {"critic": 3.0}
+    >>> factors(pair)
+    [3.0, 3.0, 1.0, 1.0]
+    """
+    learned = [name for name, p in pair.named_parameters() if p.requires_grad]
+    found = dict.fromkeys(learned, 1.0)
+    for path, module in pair.named_modules():
+        for part, factor in getattr(module, "rate_factors", {}).items():
+            prefix = f"{path}.{part}".removeprefix(".")
+            its = [name for name in learned if name == prefix or name.startswith(f"{prefix}.")]
+            if not its:
+                raise InputError(f"rate_factors names {prefix!r}, which has no parameter that learns")
+            found |= dict.fromkeys(its, number(f"the rate factor of {prefix}", factor, open_low=True))
+    return [] if set(found.values()) <= {1.0} else list(found.values())
 
 
 def read_betas(betas: Any) -> tuple[float, float]:

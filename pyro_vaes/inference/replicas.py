@@ -19,7 +19,7 @@ from pyro_vaes.inference.compile import Engine
 from pyro_vaes.inference.compiler import inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.frozen import generators, held, program, values
-from pyro_vaes.inference.optimiser import Optimiser, Rule, rule
+from pyro_vaes.inference.optimiser import Optimiser, Rule, factors, rule
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
 from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
@@ -67,7 +67,7 @@ class Replicas(ByShape):
         self.generators = [Generator(device).manual_seed(seed) for seed in seeds]
         self.learned = _stacked([tensors(pair)[0] for pair in pairs])
         self.fixed = _stacked([tensors(pair)[1] for pair in pairs])
-        self.optimiser = (optimiser or rule("adam"))(self.learned, lrs[0])
+        self.optimiser = (optimiser or rule("adam"))(self.learned, lrs[0], factors=factors(pairs[0]))
         self.lrs = list(lrs)
         self._each = [self._slice(r) for r in range(len(pairs))] if len(set(lrs)) > 1 else []
         self._modules = list(pairs[0].modules())

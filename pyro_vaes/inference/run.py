@@ -82,7 +82,8 @@ class Run:
             raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
         if isinstance(config, dict):
             # What a run had before these could be chosen.
-            config = {"engine": "eager", "schedules": {}, "augment": None, "condition": None} | config
+            later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
+            config = later | {"stage_steps": None, "labels": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -118,6 +119,7 @@ TYPES: dict[str, Any] = {
     "schedules": dict,
     "augment": str | None,
     "condition": str | None,
+    "stage_steps": list | None, "labels": int | None,
     "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

@@ -20,6 +20,7 @@ from pyro_vaes.inference.objective import Loss
 from pyro_vaes.pair import Pair
 
 aten = torch.ops.aten
+SEEN = "seen: "
 
 
 class Untraceable(RuntimeError):
@@ -57,8 +58,13 @@ def tensors(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def statistics(loss: Loss) -> Tensor:
-    """Loss, bound and terms as one vector: one copy to the host tells everything."""
-    return torch.stack([loss.total, loss.bound, *loss.terms.values()]).detach()
+    """Loss, bound, terms and what else is seen as one vector: one copy to the host tells everything."""
+    return torch.stack([loss.total, loss.bound, *loss.terms.values(), *loss.seen.values()]).detach()
+
+
+def statistics_names(loss: Loss) -> tuple[str, ...]:
+    """What the entries of :func:`statistics` are; what is part of no sum is marked."""
+    return ("loss", "bound", *loss.terms, *(f"{SEEN}{name}" for name in loss.seen))
 
 
 def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Any] | None = None) -> Traced:
@@ -87,7 +93,7 @@ def trace(pair: Pair, x: Tensor, size: int, prepare: Callable[[Tensor], Any] | N
             loss = pair(*prepared(prepare, x), size=size)
             # Inside, because a checkpointed module runs again now.
             gradients = torch.autograd.grad(loss.total, leaves, allow_unused=True)
-        names[:] = ["loss", "bound", *loss.terms]
+        names[:] = statistics_names(loss)
         return *gradients, statistics(loss)
 
     parameters = [p.detach() for p in learned.values()]

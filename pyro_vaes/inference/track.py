@@ -15,6 +15,7 @@ from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.optimiser import BETAS
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.state import state
+from pyro_vaes.inference.tracing import SEEN
 from pyro_vaes.pair import Pair
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -79,10 +80,12 @@ class Track:
             "epoch": round(step / self.batches, 3),
             "loss": named.pop("loss"),
             "bound": named.pop("bound"),
-            "terms": named,
+            "terms": {name: value for name, value in named.items() if not name.startswith(SEEN)},
             "lr": self.plan.rate(step - 1),
             "seconds": round(time.monotonic() - self.began, 3),
         }
+        if seen := {name.removeprefix(SEEN): value for name, value in named.items() if name.startswith(SEEN)}:
+            row["seen"] = seen
         self.history.rows.append(row)
         if self.metrics is not None:
             self.metrics.write(json.dumps(row) + "\n")

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, softplus
+from torch.nn.functional import batch_norm, pad, softplus
 
 from pyro_vaes.errors import InputError, whole
 
@@ -71,6 +72,19 @@ class Norm(nn.BatchNorm2d):
         return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+def convolutions(shape: tuple[int, int, int], filters: Sequence[int]) -> nn.Sequential:
+    """Stack convolutions of stride 2, each with a batch norm and a leaky ReLU, and flatten what comes out.
+
+    >>> len(convolutions((1, 8, 8), (4, 6)))
+    7
+    """
+    layers: list[nn.Module] = []
+    for channels, count in zip([shape[0], *filters], filters, strict=False):
+        # The batch norm takes the mean away, so a bias in front of it would have no gradient.
+        layers += [nn.Conv2d(channels, count, bias=False, **FILTER), Norm(count), nn.LeakyReLU()]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
 class ConvEncoder(nn.Module):
     """Map a flat image to mean and standard deviation of q(z | x): (..., d) -> two of (..., k).
 
@@ -88,11 +102,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], latent_dim: int):
         super().__init__()
         self.shape = shape
-        layers: list[nn.Module] = []
-        for channels, count in zip([shape[0], *filters], filters, strict=False):
-            # The batch norm takes the mean away, so a bias in front of it would have no gradient.
-            layers += [nn.Conv2d(channels, count, bias=False, **FILTER), Norm(count), nn.LeakyReLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.trunk = convolutions(shape, filters)
         width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
         self.loc, self.raw_scale = nn.Linear(width, latent_dim), nn.Linear(width, latent_dim)
 
@@ -132,3 +142,46 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.linear(z).reshape(-1, *self.inner)
         return self.trunk(h).reshape(*z.shape[:-1], -1)
+
+
+def moved(images: Tensor, shift: int) -> Tensor:
+    """Move each image by up to ``shift`` pixels in both directions, all moves being equally likely.
+
+    Args:
+        images: (B, channels, height, width); zeros come in from outside.
+
+    >>> import torch
+    >>> moved(torch.ones(2, 1, 4, 4), 1).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    size, (height, width) = len(images), images.shape[-2:]
+    by = torch.randint(0, 2 * shift + 1, (2, size, 1), device=images.device)
+    rows, columns = (by[i] + torch.arange(n, device=images.device) for i, n in enumerate((height, width)))
+    larger = pad(images, (shift,) * 4)
+    every = torch.arange(size, device=images.device)[:, None, None]
+    # Advanced indices around a slice put the channels last.
+    return larger[every, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+class ConvClassifier(nn.Module):
+    """Map a flat image to the logits of its class: (..., d) -> (..., c); layers as in :class:`ConvEncoder`.
+
+    Args:
+        shape: (channels, height, width). filters: how many per layer, from x inwards. classes: c.
+        shift: pixels; while training, each image is moved by up to so many, anew at every call, with zeros coming in.
+
+    >>> import torch
+    >>> ConvClassifier((1, 8, 8), (4, 6), 10)(torch.zeros(5, 64)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], classes: int, shift: int = 0):
+        super().__init__()
+        self.shape, self.shift, self.trunk = shape, shift, convolutions(shape, filters)
+        width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
+        self.logits = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.reshape(-1, *self.shape)
+        images = moved(images, self.shift) if self.training and self.shift else images
+        return self.logits(self.trunk(images).reshape(*x.shape[:-1], -1))

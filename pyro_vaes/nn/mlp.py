@@ -91,6 +91,25 @@ class Decoder(nn.Sequential):
         super().__init__(*mlp(widths, activation), nn.Linear(widths[-1], data_dim), output())
 
 
+class Discriminator(nn.Sequential):
+    """Tell two kinds of rows apart: (..., k) -> logits (...), above 0 for real.
+
+    Args:
+        width: k, entries of a row. hidden: widths from the row on.
+
+    >>> Discriminator(2, (6, 4))
+    Discriminator(2, (6, 4))
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], activation: Activation = nn.ReLU):
+        check_sizes(width, 1, hidden, "discriminator_hidden")
+        super().__init__(*mlp([width, *hidden], activation), nn.Linear([width, *hidden][-1], 1), nn.Flatten(-2))
+        self._given = (width, tuple(hidden))
+
+    def __repr__(self) -> str:
+        return f"Discriminator{self._given}"
+
+
 def check_sizes(data_dim: int, latent_dim: int, hidden: Sequence[int], name: str = "hidden") -> None:
     """Refuse sizes that are not whole and positive.
 
