@@ -9,6 +9,7 @@ from test_contract import batch, condition, make
 
 from pyro_vaes.cli import main
 from pyro_vaes.commands.latent import drawn, measured, said
+from pyro_vaes.commands.samples import judged
 from pyro_vaes.errors import InputError
 from pyro_vaes.evaluation import latent_plots
 from pyro_vaes.evaluation.aggregated import aggregated
@@ -132,3 +133,45 @@ def test_figures_show_what_they_are_given():
         latent_plots.qq({})
     with pytest.raises(InputError, match="reference 'x'"):
         latent_plots.neighbour_histograms({"data": torch.rand(4)}, reference="x")
+
+
+# --- evaluate --samples ------------------------------------------------------------------------------------------
+
+
+def test_evaluate_judges_samples_against_clean_data_of_the_run(run, tmp_path, capsys):
+    assert main(["evaluate", run, "--samples", "20"]) == 0
+    found = json.loads((tmp_path.__class__(run) / "evaluation.json").read_text())
+    assert {"20 samples: frechet distance", "20 data: coverage", "20 samples: density"} <= set(found)
+    assert len(found["features: sha256 of a classifier of these data"]) == 64
+    # Three steps make no digits.
+    assert found["20 samples: frechet distance"] > found["20 data: frechet distance"]
+    assert "20 samples: recall: " in capsys.readouterr().out
+    assert "FID" not in " ".join(found)
+
+
+def test_samples_under_labels_have_those_of_the_data(monkeypatch):
+    pair, x = make("cvae"), batch("cvae", rows=60)
+    labels = torch.arange(60) % 3
+    asked = []
+    monkeypatch.setattr("pyro_vaes.inference.posterior.sample", lambda *a, **k: asked.append(a) or batch("cvae", 20))
+    found = judged(pair, x, labels, (2, 4), 20)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(asked[0][2], labels[order[:20]])
+    assert found == judged(pair, x, labels, (2, 4), 20) and judged(pair, x, labels, (2, 4), 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"), [("5", "from 10 to 30"), ("31", "from 10 to 30"), ("-1", "samples is -1")]
+)
+def test_too_few_or_many_samples_are_refused(run, samples, message, capsys):
+    assert main(["evaluate", run, "--samples", samples]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_samples_of_data_without_labels_are_refused(tmp_path, capsys):
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 4, 4), dtype=np.float32))
+    run = fitted(tmp_path / "run", "l2_vae", "--data", str(tmp_path / "x.npy"), *SMALL[:4], "--steps", "2")
+    assert main(["evaluate", run, "--samples", "10"]) == 2
+    assert "has no labels" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import condition_for, data_of, is_image, modelled, write_figure
+from pyro_vaes.commands.labels import seen_labels
 from pyro_vaes.errors import whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def do_latent(
     """Show what the codes of a trained run's data hold: which entries are used, and how near to N(0, I) they lie.
 
     Args:
-        run: the run folder; latent.json and figures latent-*.png are written into it.
+        run: the run folder; latent.json and figures latent-*.png are written into it (latent-SITE, where it is named).
         draws: of the aggregated posterior, the mixture of the posteriors of all data.
         split: another part of the data set than the run was trained on, such as test, whole.
         rows: take this many data only.
@@ -47,21 +48,23 @@ def do_latent(
     pair = folder.pair()
     dataset, x, _ = data_of(folder, split)
     condition = folder.config["condition"]
-    x, y, shape = modelled(condition, dataset, x)
-    y = condition_for(pair, condition, x, y, dataset.name)
+    x, labels, shape = modelled(condition, dataset, x)
+    y = condition_for(pair, condition, x, seen_labels(folder, pair, labels, split), dataset.name)
     x, y = x[:rows], None if y is None else y[:rows]
+    # Several sites of one run do not overwrite each other.
+    stem = "latent" if site is None else f"latent-{site}"
     site = code_site(pair, x, y, site)
     found = aggregated(pair, x, y, site=site, draws=draws, seed=seed)
     figures = measured(pair, found, y, seed)
     for line in said(figures):
         print(line)
-    path = folder.path / "latent.json"
+    path = folder.path / f"{stem}.json"
     content = {**figures, "split": split, "seed": seed, "versions": folder.config.get("versions")}
     write_atomically(path, (json.dumps(_finite(content), indent=2) + "\n").encode())
     print(f"wrote {path}")
     title = f"{pair.name}, {dataset.name}: {len(x)} data"
     for name, figure in drawn(pair, found, x, y, dataset.y, shape, title).items():
-        write_figure(folder.path / f"latent-{name}.png", figure)
+        write_figure(folder.path / f"{stem}-{name}.png", figure)
 
 
 def measured(pair: "Pair", found: "Aggregated", y: "Tensor | None", seed: int) -> dict[str, Any]:
