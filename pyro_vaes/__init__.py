@@ -47,6 +47,7 @@ _HOMES = {
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
     "pyro_vaes.inference.run": ["Run"],
     "pyro_vaes.evaluation.decomposition": ["decompose", "Decomposition"],
+    "pyro_vaes.evaluation.aggregated": ["aggregated", "Aggregated", "traversal"],
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pyro_vaes.data import Dataset
     from pyro_vaes.data.quadrants import Quadrants
+    from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
 
 
@@ -42,6 +43,27 @@ def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Dataset":
     if isinstance(kind, str):
         print(f"binarised: {found.note}")
     return found
+
+
+def binarised_how(folder: "Run") -> "str | float | None":
+    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
+    from pyro_vaes.data.augment import DYNAMIC
+
+    given = folder.config["data"].get("binarise")
+    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
+
+
+def data_of(folder: "Run", split: str | None = None) -> "tuple[Dataset, Tensor, Tensor | None]":
+    """Give the data of a run, or another split of them, whole, as :func:`read_data` does.
+
+    What the run drew anew at every step is drawn once: the literature tests on one fixed draw.
+    """
+    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
+    dataset, x, mask = read_data(source)
+    if binarised_how(folder) == "dynamic":
+        drawn = binary(replace(dataset, x=x), "static", source)
+        dataset, x = replace(dataset, y=drawn.y), drawn.x
+    return dataset, x, mask
 
 
 def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Quadrants | None":
