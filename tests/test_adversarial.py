@@ -14,7 +14,7 @@ from pyro_vaes.inference.optimiser import factors, rule
 from pyro_vaes.inference.track import CHECKPOINT
 
 OPTIONS = {"steps": 13, "batch_size": 7, "progress": False, "log_every": 1, "checkpoint_every": 4}
-RATE = 10 / 3
+RATE = 0.5
 
 
 def make(seed=0, **arguments):
