@@ -64,7 +64,7 @@ def test_source_prior_has_mean_0_and_variance_1_whatever_its_parameters():
     p = prior().base_dist
     torch.testing.assert_close(p.mean, torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(p.variance, torch.ones(4, dtype=torch.float64))
-    z = torch.linspace(-30, 30, 60_001, dtype=torch.float64)[:, None].expand(-1, 4)
+    z = torch.linspace(-30, 30, 6001, dtype=torch.float64)[:, None].expand(-1, 4)
     density = p.log_prob(z).exp()
     torch.testing.assert_close(
         torch.trapezoid(density, z, dim=0), torch.ones(4, dtype=torch.float64), atol=1e-4, rtol=0
@@ -95,6 +95,25 @@ def test_the_guide_is_exact_under_a_gaussian_prior():
     torch.testing.assert_close(pair(x).bound, exact.detach(), rtol=1e-10, atol=1e-10)
 
 
+def test_factorised_doubt_costs_what_the_guide_says_however_small_the_noise():
+    """KL from the best factorised Gaussian, whose precisions are the diagonal's, to the posterior at low noise."""
+    w = mixing()
+    square, zero = w.T @ w, torch.zeros(3, dtype=torch.float64)
+    said = (square.diagonal().log().sum() - torch.logdet(square)) / 2
+    for gamma in (1e-2, 1e-8):
+        exact = MultivariateNormal(zero, precision_matrix=square / gamma)
+        best = MultivariateNormal(zero, torch.diag(gamma / square.diagonal()))
+        torch.testing.assert_close(torch.distributions.kl_divergence(best, exact), said)
+    assert said > 0.1
+
+
+def test_an_encoder_may_be_linear_and_bad_arguments_are_refused():
+    assert torch.isfinite(pv.ica_vae(4, 2, ())(torch.randn(3, 4)).total)
+    for bad in ({"components": 0}, {"minimum": 0.0}, {"minimum": "small"}, {"minimum": 0.5}):
+        with pytest.raises(pv.InputError, match=r"components|minimum"):
+            pv.ica_vae(4, 2, **bad)
+
+
 @pytest.mark.parametrize("components", [1, 3])
 def test_only_a_gaussian_prior_lets_the_mixing_turn(components):
     """log p(x, z) - log q at R'z under W R: the same for every code and q if the prior is N(0, I), and only then."""
@@ -120,8 +139,9 @@ def recovered(kinds, components, **plan):
     """Amari distance and MCC of one training, and of FastICA and PCA."""
     s, a, x = experiment.planted(kinds, 1000, seed=0)
     torch.manual_seed(0)
-    pair = pv.ica_vae(len(a), len(kinds), components=components)
-    pv.fit(pair, x, lr=3e-2, progress=False, **plan)
+    pair = pv.ica_vae(len(a), len(kinds), (32,), components=components)
+    for schedule in ("constant", "cosine"):
+        pv.fit(pair, x, progress=False, engine="graph", schedule=schedule, **plan)
     mixing = {"vae": pair.model.decoder.weight}
     mixing |= {name: experiment._classical(name, x, len(kinds), 0)[0] for name in ("FastICA", "PCA")}
     return {n: amari_distance(m, a) for n, m in mixing.items()}, matched(experiment.means(pair, x), s).mean
@@ -136,12 +156,12 @@ def check(kinds, limit, **plan):
 
 def test_two_planted_sources_are_found_and_not_under_a_gaussian_prior():
     """Two trainings, of a few seconds together: nothing smaller shows that the whole finds what was planted."""
-    check(("uniform", "Laplace"), 0.08, steps=500, engine="eager")
+    check(("uniform", "Laplace"), 0.08, lr=5e-2, steps=400)
 
 
 @pytest.mark.slow
 def test_three_planted_sources_are_found_and_not_under_a_gaussian_prior():
-    check(THREE, 0.06, steps=3000)
+    check(THREE, 0.06, lr=3e-2, steps=1500)
 
 
 def test_both_layouts_give_the_same_density_and_different_codes():
@@ -169,14 +189,15 @@ def test_from_cells_to_table(monkeypatch, in_this_process, tmp_path):
     small = {"steps": 5, "seeds": [0, 1], "hidden": [4], "images": {"steps": 5, "lr": 1e-2, "hidden": [4],
              "seeds": [0, 1, 2, 3]}}  # fmt: skip
     monkeypatch.setitem(experiment.SCALES, "quick", {**experiment.SCALES["quick"], **small})
-    for name, (kinds, _) in experiment.SOURCES.items():
-        monkeypatch.setitem(experiment.SOURCES, name, (kinds, 150))
+    few = {name: (experiment.SOURCES[name][0], 150) for name in (experiment.MANY, experiment.TWICE)}
+    monkeypatch.setattr(experiment, "SOURCES", few)
+    monkeypatch.setattr(experiment, "IDENTIFIABLE", [experiment.MANY])
     path = experiment.reproduce(tmp_path, "quick", tmp_path)
     result = json.loads(path.read_text())
-    assert len(result["verdicts"]) == 1 + 4 + 4 * len(experiment.IDENTIFIABLE) + 4
+    assert len(result["verdicts"]) == 1 + 4 + 4 + 4
     assert [v["verdict"] for v in result["verdicts"]].count("not tested") == 1
     assert result["verdicts"][0]["verdict"] == "held"
-    assert len(experiment.table(result).splitlines()) == 2 + 4 * len(experiment.SOURCES)
+    assert len(experiment.table(result).splitlines()) == 2 + 4 * 2
     drawn = {p.name.split(".")[2] for p in tmp_path.glob("*.png")}
     assert drawn == {"layouts", "trained", "sources", "amari"}
     assert not (tmp_path / "identifiability.quick.cells").exists()

@@ -11,7 +11,7 @@ from pyro_vaes.inference.enumerated import Enumerated
 from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.inference.likelihood import log_likelihood
 from pyro_vaes.inference.posterior import bound
-from pyro_vaes.nn.conv import ConvClassifier, moved
+from pyro_vaes.nn.conv import ConvClassifier, distorted
 from pyro_vaes.pair import Pair
 
 torch.set_num_threads(1)
@@ -248,27 +248,31 @@ def test_one_label_per_cluster_is_enough():
 # --- the convolutional classifier -------------------------------------------------------------------------------
 
 
-def test_images_are_moved_while_training_only():
-    images = torch.zeros(400, 2, 5, 6)
-    images[:, :, 2, 3] = 1
-    where = moved(images, 1).nonzero()
-    assert len(where) == 800 and torch.equal(where[::2, 2:], where[1::2, 2:])  # both channels together
-    steps = (where[::2, 2:] - torch.tensor([2, 3])).unique(dim=0)
-    assert steps.tolist() == [[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    assert moved(torch.ones(50, 1, 3, 3), 2).sum((1, 2, 3)).unique().min() == 1  # zeros come in
+def test_images_are_distorted_a_little_and_while_training_only():
     torch.manual_seed(0)
-    network = ConvClassifier((1, 4, 4), (3,), 2, shift=2)
+    images = torch.zeros(500, 2, 15, 15)
+    images[:, :, 7, 7] = images[:, :, 3, 7] = 1  # the centre, and a point above it
+    torch.testing.assert_close(distorted(images, 0.0), images, atol=1e-4, rtol=0)
+    found = distorted(images, 1.0)
+    assert torch.equal(found[:, 0], found[:, 1])  # channels together
+    rows = torch.arange(15.0)
+    centre, above = found[:, 0, 6:9], found[:, 0, :6]
+    across = [(part.sum(1) * rows).sum(1) / part.sum((1, 2)).clamp(min=1e-6) - 7 for part in (centre, above)]
+    # Half of a fourteenth of 15 pixels either way, and above the centre what angle and shear add to that.
+    assert across[0].abs().max() < 15 / 14 + 0.6 and across[0].abs().max() > 0.6 and across[0].mean().abs() < 0.1
+    assert across[1].std() > 1.2 * across[0].std()
+    network = ConvClassifier((1, 4, 4), (3,), 2, distort=1.0)
     x = torch.rand(8, 16)
     assert not torch.equal(network(x), network(x))
     network.eval()
-    assert torch.equal(network(x), network(x)) and torch.equal(moved(images, 0), images)
+    assert torch.equal(network(x), network(x))
 
 
 def test_the_convolutional_variant_trains_in_a_graph():
     found = []
     for engine in ("eager", "graph"):
         torch.manual_seed(0)
-        pair = pv.m2_vae(16, C, K, (5,), classifier="cnn", filters=(3,), shift=1)
+        pair = pv.m2_vae(16, C, K, (5,), classifier="cnn", filters=(3,), distort=1.0)
         x = (torch.rand(9, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
         assert pv.fit(pair, x, torch.tensor([0, 1, 2] + [-1] * 6), steps=3, engine=engine, progress=False).step == 3
         found.append([p.clone() for p in pair.parameters()])

@@ -13,6 +13,7 @@ from pyro_vaes.cli import main
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.stages import fit_stages
 from pyro_vaes.inference.state import state
+from pyro_vaes.inference.tracing import trace
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.variants.staged import first_stage
 
@@ -130,18 +131,10 @@ def test_each_stage_leaves_the_other_as_it_was_bit_for_bit(engine, data):
     assert {n for n in start if not torch.equal(start[n], seen[1][n])} == learned(pair) - second
     assert list(histories[0].rows[-1]["terms"]) == ["x", "z"]
     assert list(histories[1].rows[-1]["terms"]) == ["z@2", "u"]
-
-
-def test_a_graph_of_one_stage_has_nothing_of_the_other(data):
-    from pyro_vaes.inference.tracing import trace
-
-    operations = {}
-    for stage in (0, 1, 2):
-        pair = make().train()
-        pair.objective.stage = stage
-        graph = trace(pair, data, 20).graph.graph
-        operations[stage] = sum(node.op == "call_function" for node in graph.nodes)
-    assert max(operations[1], operations[2]) < 0.8 * operations[0], operations
+    if engine == "graph":
+        # A graph has nothing of the other stage: both together are larger than either, and by much.
+        both = trace(make().train(), data[:9], 20).operations
+        assert all(h.engine.traced.operations < 0.8 * both for h in histories), both
 
 
 @pytest.mark.parametrize("stop", [2, 9])
@@ -239,10 +232,9 @@ def test_two_stages_find_codes_that_the_prior_misses():
     assert distance["two"] < 0.04 < 0.08 < distance["one"], distance
 
 
-@pytest.mark.parametrize("k", [1, 3])
-def test_gamma_of_a_linear_decoder_is_ppcas_noise_variance(k):
+def test_gamma_of_a_linear_decoder_is_ppcas_noise_variance():
     """Tipping & Bishop (1999), Eq. 8: the mean of the eigenvalues that are discarded. Learned from another start."""
-    g = torch.Generator().manual_seed(0)
+    g, k = torch.Generator().manual_seed(0), 3
     x = torch.randn(200, 6, generator=g) @ torch.diag(torch.tensor([2.0, 1.5, 1.2, 0.5, 0.45, 0.4])) + 1.0
     noise = float(PCA().fit(x.numpy()).explained_variance_[k:].mean()) * 199 / 200
     torch.manual_seed(0)
@@ -276,6 +268,8 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert found["gamma_z (learned, at least 1e-06)"] == pytest.approx(pair.model.second_scale().item() ** 2)
     # Cut off in its second stage, and gone on with.
     (tmp_path / "run" / CHECKPOINT).unlink(), (tmp_path / "run" / "stage-2" / CHECKPOINT).unlink()
+    assert main(["sample", "run"]) == 2
+    assert "run is not trained to its last stage: pyro-vaes fit --resume run" in capsys.readouterr().err
     assert main(["fit", "--resume", "run"]) == 0
     after = checkpoint.load(tmp_path / "run" / CHECKPOINT)[0]
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -34,6 +34,17 @@ GLOSSARY: dict[str, str] = {
     "test_passes": "M, passes when data are cleaned or drawn.",
     "recycle_grad": "let gradients flow through the recycled data.",
     "l1": "weight of the absolute values of the code.",
+    "affine": "the mean is W z + b, without hidden layers.",
+    "weight": "lambda, of the penalty on the codes beside the reconstruction.",
+    "kernel": "of the maximum mean discrepancy: imq or rbf.",
+    "discriminator_hidden": "widths of the discriminator's hidden layers.",
+    "rate": "the discriminator's learning rate, as a multiple of lr.",
+    "second_hidden": "widths of the hidden layers of both networks of the second stage.",
+    "scale": "of the residuals: gamma (one number) or diagonal (a network of the code).",
+    "classifier": "q(y | x): mlp or cnn.",
+    "filters": "of the convolutional classifier, one number per layer.",
+    "distort": "how strongly the convolutional classifier's images are turned, scaled and shifted in training.",
+    "classifier_weight": "of -log q(y | x) of the labelled rows, beside the bound.",
 }
 
 

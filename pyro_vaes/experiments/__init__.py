@@ -9,6 +9,7 @@ from pyro_vaes.experiments import (
     concept_images,
     course_report,
     demo,
+    energies,
     floor_sweep,
     frey_ablation,
     frey_bound,
@@ -24,6 +25,7 @@ from pyro_vaes.experiments import (
     robust_generation,
     systematic_errors,
     two_stage,
+    weak_labels,
 )
 
 _ALL = (
@@ -46,6 +48,8 @@ _ALL = (
     phase_diagram,
     identifiability,
     generation,
+    energies,
+    weak_labels,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -52,7 +52,8 @@ def layouts(result: dict[str, Any], images: Tensor) -> Figure:
     ax.set_yticks(at, WORDS), ax.invert_yaxis()
     apart = max(result["layouts"]["largest difference"])
     ax.set_title("log p(x), equal under both", fontsize=10, loc="left", color=NEUTRAL)
-    ax.set_xlabel(f"nats; random images differ by {apart:.0e} at most (rounding)", fontsize=9)
+    said = f"differ by {apart:.0e} at most" if apart else "are equal too, to the last digit"
+    ax.set_xlabel(f"nats; those of random images {said}", fontsize=9)
     ax.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     _plain(ax)
     figure.suptitle("Four equiprobable images, two codes with independent entries: no data can tell which",

@@ -11,8 +11,8 @@ noise and samples) and for each latent dimension k, six generators in five train
 
 Every training has the same networks, steps, batches and learning rate, but for the second stage's and the
 discriminator's own networks, and WAE-GAN's rate of 0.0003 (0.001 for the discriminator) and first Adam weight of 0.5,
-which are its source's; from one seed before the runs (quick, k = 32), its samples were poor at these, and with the
-rates of the others no better. A sample is the mean mu(z), without observation noise.
+which are its source's (tried before the runs, from one seed at k = 32, beside the others' rate and 0.9 or 0.5: samples
+and reconstructions were poor with all three). A sample is the mean mu(z), without observation noise.
 
 Measures. *Frechet distance* in the hidden layer of an MLP classifier (scikit-learn, 128 units, trained on the training
 images and their labels), against as many held-out images: of samples, and of reconstructions (at the mean code) of as
@@ -33,8 +33,7 @@ learning rate 0.001 falling to zero along a cosine, second stage of three layers
 is Dai & Wipf's code as far as it can be said here: k = 64 to judge at, second stage of 3 x 1024 with the input beside
 the last layer, 400 and 800 epochs of batch 64, learning rate 0.0001. It departs from it in what cannot: theirs is
 halved every 150 (300) epochs, ours falls along a cosine; their first stage is the convolutional InfoGAN network, ours
-is fully connected, 784-1000-500-250-k; they choose the best of several learning rates for other methods, we give all
-the same; their WAE is that of the same network, ours too.
+is fully connected, 784-1000-500-250-k.
 """
 
 from functools import cache, partial

@@ -98,6 +98,8 @@ class Run:
         Raises:
             InputError: if the target cannot be found, or the checkpoint is missing, damaged or of another pair.
         """
+        if not (self.path / CHECKPOINT).exists() and (self.path / "stage-1").is_dir():
+            raise InputError(f"{self.path} is not trained to its last stage: pyro-vaes fit --resume {self.path}")
         pair = build(self.config["target"], self.config["data_dim"], self.config["arguments"])
         tensors, _ = checkpoint.load(self.path / CHECKPOINT)
         load_state(pair, tensors, self.path / CHECKPOINT)

@@ -41,7 +41,7 @@ class Stagewise(nn.Module):
     Raises:
         InputError: for another stage, particles < 1, a negative beta, or a guide that has nothing but a site ``z``.
 
-    Source: Dai & Wipf (2019), 4, Eq. 12 and the text below; S3 part IV ("joint training does not work in this
+    Source: Dai & Wipf (2019), 4; S3 part IV ("joint training does not work in this
     context"). Departs from them: a mean per datum, and beta.
 
     >>> from pyro_vaes.variants import two_stage_vae

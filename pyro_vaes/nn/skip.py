@@ -61,7 +61,7 @@ class InputSkip(nn.Module):
     Args:
         width: k. hidden: widths from z to h, at least one.
 
-    Source: Dai & Wipf (2019), App. D, second stage.
+    Source: Dai & Wipf (2019), the second stage of their code.
 
     >>> InputSkip(2, [5])(torch.zeros(3, 2)).shape
     torch.Size([3, 7])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, number, unknown, whole
 from pyro_vaes.guides.semi_supervised import Classified
 from pyro_vaes.inference.enumerated import Enumerated
 from pyro_vaes.models.prior import StandardPrior
@@ -24,7 +24,7 @@ def m2_vae(
     classifier: str = "mlp",
     filters: Sequence[int] = (32, 64),
     shape: Sequence[int] | None = None,
-    shift: int = 0,
+    distort: float = 0.0,
     classifier_weight: float = 1.0,
     beta: float = 1.0,
 ) -> Pair:
@@ -35,7 +35,8 @@ def m2_vae(
     each, -1 where there is none, and the class is summed over there.
     :func:`~pyro_vaes.inference.classify.classify` gives q(y | x). Its network is an ``mlp`` of the encoder's widths, or
     a ``cnn`` with ``filters`` per layer of images of that ``shape`` (a square by default), which while training are
-    moved by up to ``shift`` pixels, for this network alone. ``classifier_weight`` is w of
+    turned, scaled and shifted at random for this network alone, as strongly as ``distort`` says
+    (:func:`~pyro_vaes.nn.conv.distorted`; 1 suits digits). ``classifier_weight`` is w of
     :class:`~pyro_vaes.inference.enumerated.Enumerated`. Data are binary, 0 or 1. Departs from Kingma et al., who use
     softplus units: ReLU.
 
@@ -47,9 +48,7 @@ def m2_vae(
     if len(hidden) == 0:
         raise InputError("hidden is empty: the encoder needs a layer in which x and y meet")
     if classifier == "cnn":
-        network: nn.Module = ConvClassifier(
-            image_shape(shape, data_dim), filters, c, whole("shift", shift, low=0, high=10**4)
-        )
+        network: nn.Module = ConvClassifier(image_shape(shape, data_dim), filters, c, number("distort", distort))
     elif classifier == "mlp":
         network = PointEncoder(data_dim, hidden, c)
     else:
