@@ -106,7 +106,10 @@ def test_a_scatter_shows_the_two_dimensions_of_largest_variance_and_the_circles(
     figure = latent_plots.scatter(z, labels=labels, title="t")
     near, far = figure.axes
     assert (near.get_xlabel(), near.get_ylabel()) == ("$z_{2}$", "$z_{4}$")
-    assert len(near.collections) == 3 and len(far.collections) == 1
+    colours = near.collections[0].get_facecolors()
+    assert len(colours) == 300 and len({tuple(c) for c in colours}) == 3 and (colours[0] == colours[3]).all()
+    assert len(far.collections[0].get_facecolors()) == 1
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["0", "1", "2"]
     radii = [float(line.get_xdata()[0]) for line in near.lines]
     inside = [(torch.randn(100_000, 2).norm(dim=1) < r).float().mean().item() for r in radii]
     assert inside == pytest.approx([0.5, 0.9, 0.99], abs=0.01)

@@ -54,7 +54,9 @@ def do_latent(
     # Several sites of one run do not overwrite each other.
     stem = "latent" if site is None else f"latent-{site}"
     site = code_site(pair, x, y, site)
-    found = aggregated(pair, x, y, site=site, draws=draws, seed=seed)
+    # Where variances have to be estimated, few data can have more draws each, and a histogram that is less blurred.
+    repeats = min(256, max(32, 200_000 // len(x)))
+    found = aggregated(pair, x, y, site=site, draws=draws, repeats=repeats, seed=seed)
     figures = measured(pair, found, y, seed)
     for line in said(figures):
         print(line)

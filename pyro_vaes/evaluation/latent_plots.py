@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
@@ -52,9 +53,9 @@ def scatter(
         if own_labels is None:
             ax.scatter(*shown.T, s=3, color=CLASSICAL, linewidths=0, rasterized=True)
         else:
-            for c in own_labels.unique().tolist():
-                own = shown[_numpy(own_labels[:POINTS]) == c]
-                ax.scatter(*own.T, s=4, color=f"C{int(c) % 10}", linewidths=0, label=f"{c:g}", rasterized=True)
+            # All classes at once, in the draws' order: one after the other, the last would cover the first.
+            classes = _numpy(own_labels[:POINTS]).astype(int)
+            ax.scatter(*shown.T, s=4, c=[f"C{c % 10}" for c in classes], linewidths=0, rasterized=True)
         for share in SHARES:
             radius = math.sqrt(-2 * math.log(1 - share))
             around = np.linspace(0, 2 * np.pi, 200)
@@ -66,8 +67,9 @@ def scatter(
         ax.set_xlabel(f"${name}_{{{i + 1}}}$"), ax.set_ylabel(f"${name}_{{{j + 1}}}$")
         ax.set_title(label, fontsize=9, loc="left", color=NEUTRAL)
     if labels:
-        coloured = axes[list(draws).index(next(iter(labels)))]
-        figure.legend(*coloured.get_legend_handles_labels(), loc="outside right center", fontsize=7, markerscale=3)
+        known = sorted({int(c) for of_set in labels.values() for c in of_set.unique()})
+        dots = [Line2D([], [], marker="o", linestyle="", color=f"C{c % 10}", markersize=4) for c in known]
+        figure.legend(dots, [str(c) for c in known], loc="outside right center", fontsize=7)
     return figure
 
 
