@@ -280,7 +280,7 @@ def style_figure(result: dict[str, Any], scale: str, shape: Sequence[int]) -> Fi
     edges = torch.nn.functional.pad(images, (0, 1, 0, 1), value=1.0).permute(0, 2, 1, 3).reshape(10 * (height + 1), -1)
     data, drawn = edges[:, : width + 1], edges[:, width + 1 :]
     gap = torch.ones(len(edges), width // 3)
-    figure = Figure(figsize=(6.8, 6.5), dpi=160, layout="constrained")
+    figure = Figure(figsize=(6.8, 5.9), dpi=160, layout="constrained")
     ax = figure.subplots()
     ax.imshow(torch.cat([data, gap, drawn], 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_yticks([(i + 0.5) * (height + 1) for i in range(10)], [f"style of this {i}" for i in range(10)], fontsize=8)
