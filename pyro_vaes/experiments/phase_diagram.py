@@ -207,7 +207,8 @@ def _figure(result: Mapping[str, Any], scale: str) -> Figure:
         axes[0].set_ylabel(f"{manifold} manifold\nits dimension", fontsize=9)
     bar = figure.colorbar(image, ax=grid, shrink=0.8, extend="max")
     bar.set_label(f"relative error (white: recovered, dark: failed; a success is below {SUCCESS:g})", fontsize=9)
-    bar.ax.tick_params(labelsize=8), bar.ax.axhline(SUCCESS, color=NEUTRAL, linewidth=1.5)
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.axhline(SUCCESS, color=NEUTRAL, linewidth=1.5)
     title = f"Recovery of a manifold from data with outliers: mean error over {seeds} seeds, and how many of them"
     figure.suptitle(f"{title} are below {SUCCESS:g} ({scale} scale)", fontsize=10, color=NEUTRAL)
     return figure
