@@ -284,6 +284,7 @@ def test_every_variant_answers_or_refuses_with_one_sentence(name, data):
         "ic_vae": "ic_vae has no normalised density", "affine_ic_vae": "affine_ic_vae has no normalised density",
         "indexed_ic_vae": "indexed_ic_vae has no normalised density", "ric_vae": "ric_vae has no normalised density",
         "induced_ae": "induced_ae has no normalised density", "autoencoder": "autoencoder has no importance weights",
+        "wae_mmd": "wae_mmd has no importance weights", "wae_gan": "wae_gan has no importance weights",
     }  # fmt: skip
     if name in refused:
         for work in (lambda: pv.log_likelihood(pair, x), lambda: pv.sandwich(pair, 4)):

@@ -476,7 +476,7 @@ def hand_vamp_vae(p, x, components=500, **kw):
     return mixed(p, x, torch.full_like(u[:, 0], -math.log(components)), centres, scales)
 
 
-def hand_wae_mmd(p, x, weight=100.0, kernel="imq", **kw):
+def hand_wae_mmd(p, x, weight=5.0, kernel="imq", **kw):
     """Tolstikhin et al. (2018), Algorithm 2, pair by pair; -log N(x; mu, 1) in place of the squared error."""
     z = net(p, "guide.encoder", x)
     draws = torch.randn_like(z)
@@ -496,7 +496,7 @@ def hand_wae_mmd(p, x, weight=100.0, kernel="imq", **kw):
     return {"x": gauss(x, decode(p, z), torch.ones_like(x)), "z": penalty.expand(len(x))}
 
 
-def hand_wae_gan(p, x, weight=100.0, **kw):
+def hand_wae_gan(p, x, weight=5.0, **kw):
     """Algorithm 1: one player's parameters are constants to the other; logarithms of probabilities, written out."""
     z = net(p, "guide.encoder", x)
     draws, fixed = torch.randn_like(z), {n: t.detach() for n, t in p.items()}

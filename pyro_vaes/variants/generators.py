@@ -16,7 +16,7 @@ def wae_mmd(
     data_dim: int,
     latent_dim: int = 8,
     hidden: Sequence[int] = (512, 256),
-    weight: float = 100.0,
+    weight: float = 5.0,
     kernel: str = "imq",
     real: bool = False,
 ) -> Pair:
@@ -26,7 +26,7 @@ def wae_mmd(
     ``weight`` and ``kernel``: see :class:`~pyro_vaes.inference.wae.WAE`. A batch needs two rows at least.
 
     >>> wae_mmd(data_dim=4).objective
-    WAE('mmd', weight=100)
+    WAE('mmd', weight=5)
     """
     check_sizes(data_dim, latent_dim, hidden)
     return Pair(
@@ -39,7 +39,7 @@ def wae_gan(
     data_dim: int,
     latent_dim: int = 8,
     hidden: Sequence[int] = (512, 256),
-    weight: float = 100.0,
+    weight: float = 5.0,
     discriminator_hidden: Sequence[int] = (512, 512, 512, 512),
     rate: float = 10 / 3,
     real: bool = False,
@@ -51,7 +51,7 @@ def wae_gan(
     of 3e-4 and 1e-3, and Adam's beta_1 = 0.5: ``fit(pair, x, lr=3e-4, betas=(0.5, 0.999))``.
 
     >>> wae_gan(data_dim=4, discriminator_hidden=(6,)).objective
-    WAE('gan', weight=100, discriminator=Discriminator(8, (6,)))
+    WAE('gan', weight=5, discriminator=Discriminator(8, (6,)))
     """
     check_sizes(data_dim, latent_dim, hidden)
     check_sizes(data_dim, latent_dim, discriminator_hidden, "discriminator_hidden")
