@@ -12,7 +12,7 @@ noise and samples) and for each latent dimension k, six generators in five train
 Every training has the same networks, steps, batches and learning rate, but for the second stage's and the
 discriminator's own networks, and WAE-GAN's rate of 0.0003 (0.001 for the discriminator) and first Adam weight of 0.5,
 which are its source's (tried before the runs, with a penalty of weight 100, from one seed at k = 32, beside the others'
-rate and 0.9 or 0.5: samples and reconstructions were poor with all three). A sample is the mean mu(z), without observation noise.
+rate and 0.9 or 0.5: samples and reconstructions were poor with all three). A sample is the mean mu(z), without noise.
 
 Measures. *Frechet distance* in the hidden layer of an MLP classifier (scikit-learn, 128 units, trained on the training
 images and their labels), against as many held-out images: of samples, and of reconstructions (at the mean code) of as
