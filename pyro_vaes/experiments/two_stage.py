@@ -26,7 +26,8 @@ The published FIDs of Dai & Wipf (2019, Table 1) are other numbers of other netw
 VAE's stand beside ours, the numbers themselves never beside our distances.
 
 Labels and held-out images are used for measuring only. The claims, and what counts as flat (from k = 8 on the distance
-at the largest k is below 1.5 times the smallest) were written before any training.
+at the largest k is below 1.5 times the smallest) were written before any training. A generator that has collapsed is
+flat by this measure too, at a large distance: read it with the level.
 
 Scales: ``quick``: the first 12,000 images, pooled to 14 x 14, 196-256-128-k, both stages 1500 steps of batch 100,
 learning rate 0.001 falling to zero along a cosine, second stage of three layers of 128, discriminator of two. ``paper``
