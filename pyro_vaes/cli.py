@@ -7,12 +7,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vaes.commands import training, using
+from pyro_vaes.commands import latent, training, using
+from pyro_vaes.commands.glossary import explain
 from pyro_vaes.errors import InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
-    for module in (training, using)
+    for module in (training, using, latent)
     for name, function in vars(module).items()
     if name.startswith("do_")
 }
@@ -35,6 +36,7 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         if target is not None:
             try:
                 sub.add_function_arguments(target, skip={"data_dim"}, as_group=False)
+                explain(sub._actions)
             except ValueError as error:
                 raise InputError(f"{argv[1]}: its arguments cannot become options: {error}") from None
         subcommands.add_subcommand(name, sub, help=summary)
@@ -59,7 +61,10 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     (['resume', 'runs/x'], ['resume', 'runs/x'])
     >>> rewrite(["fit", "--data", "faces.npy"])
     ['fit', 't_vae', '--data', 'faces.npy']
+    >>> rewrite(["fit", "vae", "--latent-dim=5"])
+    ['fit', 'vae', '--latent_dim=5']
     """
+    argv = [_underscored(word) for word in argv]
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if not words or words[0] != "fit":
         return list(argv)
@@ -71,6 +76,12 @@ def rewrite(argv: Sequence[str]) -> list[str]:
         if following and not following[0].startswith("-"):
             return ["resume", following[0]]
     raise InputError("--resume needs the run folder: fit --resume RUN")
+
+
+def _underscored(word: str) -> str:
+    """Options are the arguments' names; a hyphen in one is as good as an underscore."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,6 +26,7 @@ class Pair(nn.Module):
         range: (low, high) that data must lie in, narrower than the likelihood's support; None for no such limit.
         condition_dim: c, entries of the condition y that model and guide are given with every datum, (B, c), such as
             the classes of a one-hot label; 0 if they take none.
+        partial: whether y is a label that data may lack: a row of zeros, and the programs take its class as latent.
         name: for reports.
 
     Calling the pair with a batch gives its :class:`~pyro_vaes.inference.objective.Loss` with parameters that are
@@ -52,6 +53,7 @@ class Pair(nn.Module):
         passes: int = 1,
         range: tuple[float, float] | None = None,
         condition_dim: int = 0,
+        partial: bool = False,
         name: str = "pair",
     ):
         super().__init__()
@@ -62,7 +64,9 @@ class Pair(nn.Module):
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
         self.model, self.guide, self.name, self.passes, self.range = model, guide, name, passes, range
-        self.condition_dim = condition_dim
+        if partial and not condition_dim:
+            raise InputError("partial is for a condition that data may lack: condition_dim is 0")
+        self.condition_dim, self.partial = condition_dim, bool(partial)
         self.objective: Objective = ELBO() if objective is None else objective
         self.data_dim = self._check()
 
@@ -95,12 +99,15 @@ class Pair(nn.Module):
         return prune_subsample_sites(q), prune_subsample_sites(p)
 
     def first_condition(self, rows: int) -> Tensor | None:
-        """A condition that any conditional program takes, the one-hot label of class 0; None if it takes none."""
+        """A condition that any conditional program takes, the one-hot label of class 0; None if it takes none.
+
+        Where it may be partial, every other row has none, so that a rehearsal sees both kinds.
+        """
         if not self.condition_dim:
             return None
         like = next(self.parameters(), torch.empty(0))
         y = torch.zeros(rows, self.condition_dim, dtype=like.dtype, device=like.device)
-        y[:, 0] = 1
+        y[:: 2 if self.partial else 1, 0] = 1
         return y
 
     def describe(self) -> str:
@@ -121,7 +128,8 @@ class Pair(nn.Module):
             if site["infer"].get("_deterministic"):
                 rows.append((name, "recorded", "-", _shape(site)))
                 continue
-            source = _family(q.nodes[name]) if name in q.nodes else "data" if name == "x" else "-"
+            given = name == "x" or (site["is_observed"] and self.partial)
+            source = _family(q.nodes[name]) if name in q.nodes else "data" if given else "-"
             rows.append((name, _family(site), source, _shape(site)))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         table = [" | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -2,7 +2,7 @@
 
 # Their data are 0 or 1.
 BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "beta_vae", "dvae"} | {
-    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "m2_vae",
 }  # fmt: skip
 IMPORTANCE = {"iwae", "iwae_2"}
 

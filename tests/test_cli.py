@@ -458,3 +458,23 @@ def test_a_run_from_before_engines_is_read(tmp_path):
         del config[key]
     (out / "config.json").write_text(json.dumps(config))
     assert pv.Run.open(out).config["engine"] == "eager"
+
+
+def test_every_argument_of_every_variant_is_explained():
+    import inspect
+
+    from pyro_vaes.commands.glossary import GLOSSARY
+
+    names = {name for f in pv.VARIANTS.values() for name in inspect.signature(f).parameters} - {"data_dim"}
+    assert names == set(GLOSSARY)
+
+
+def test_help_of_a_variant_explains_its_arguments(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "cnn_vae", "--help"])
+    assert "entries of the code z." in capsys.readouterr().out
+
+
+def test_options_may_be_written_with_hyphens(tmp_path, capsys):
+    assert main(["describe", "l2_vae", "--latent-dim", "3"]) == 0
+    assert "| (3,)" in capsys.readouterr().out

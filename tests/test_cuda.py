@@ -94,3 +94,22 @@ def test_replicas_on_the_device():
         alone = make()
         expected = pv.fit(alone, x, steps=30, batch_size=32, engine="eager", seed=r, progress=False)
         assert histories[r].rows[-1]["loss"] == pytest.approx(expected.rows[-1]["loss"], rel=1e-3)
+
+
+def test_measures_of_codes_and_samples_are_those_of_the_cpu():
+    from pyro_vaes.evaluation.aggregated import aggregated, prior_draws, traversal
+    from pyro_vaes.evaluation.neighbours import nearest_distances
+    from pyro_vaes.evaluation.normality import gap, mmd_to, moments, quantile_error
+    from pyro_vaes.evaluation.prdc import prdc
+
+    x = torch.rand(300, 8, device="cuda")
+    found = aggregated(make(), x, draws=400, batch_size=64)
+    assert {t.device.type for t in (found.draws, found.rows, found.mean, found.variance, found.used)} == {"cuda"}
+    z = found.draws
+    assert gap(z) == pytest.approx(gap(z.cpu())) and mmd_to(z) == pytest.approx(mmd_to(z.cpu()), nan_ok=True)
+    torch.testing.assert_close(quantile_error(z), quantile_error(z.cpu()))
+    torch.testing.assert_close(moments(z).kurtosis.cpu(), moments(z.cpu()).kurtosis)
+    assert prior_draws(make(), "z", 5).is_cuda and traversal(make(), x[0], 0, [-1.0, 1.0]).is_cuda
+    samples = torch.rand(200, 8, device="cuda")
+    assert prdc(x, samples, block=64) == pytest.approx(prdc(x.cpu(), samples.cpu()))
+    torch.testing.assert_close(nearest_distances(samples, x, block=64).cpu(), nearest_distances(samples.cpu(), x.cpu()))

@@ -80,6 +80,7 @@ def test_the_floor_sweep_end_to_end_in_small(tmp_path, monkeypatch, in_this_proc
         assert row["ordinary residual"][0] == pytest.approx(row["floor"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_recycling_end_to_end_in_small(tmp_path, monkeypatch, in_this_process):
     monkeypatch.setitem(recycling.SCALES, "quick", {"steps": 2, "seeds": [0, 1]})
     result = json.loads(recycling.reproduce(tmp_path, "quick", tmp_path).read_text())

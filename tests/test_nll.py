@@ -30,6 +30,7 @@ def small(monkeypatch, in_this_process):
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_a_few_rows(small, tmp_path):
     names = ("VAE", "IWAE, K = 1", "IWAE, K = 5", "denoising VAE, 0.05", "KL warm-up", "IAF")
     small.setattr(nll, "ROWS", {name: nll.ROWS[name] for name in names})

@@ -227,10 +227,10 @@ def hand_gamma_vae(p, x, **kw):
     return {"z": kl, "x": square / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
 
 
-def hand_lc_vae(p, x, minimum=1e-2, **kw):
+def hand_lc_vae(p, x, minimum=1e-2, real=False, **kw):
     z, kl = draw(p, x)
     sigma = softplus(net(p, "model.scale.net", z)) + minimum
-    return {"z": kl, "x": gauss(x, decode(p, z), sigma)}
+    return {"z": kl, "x": gauss(x, decode(p, z, output=IDENTITY if real else SIGMOID), sigma)}
 
 
 def hand_ic_vae(p, x, width=1.0, **kw):
@@ -361,9 +361,20 @@ def hand_autoencoder(p, x, **kw):
     return {"x": 0.5 * ((x - decode(p, z)) ** 2).sum(-1) + D * LOG_2PI / 2}
 
 
-def hand_induced_ae(p, x, l1=0.0, **kw):
+def hand_affine_vae(p, x, scale="gamma", minimum=1e-3, **kw):
+    z, kl = draw(p, x)
+    residual = x - z @ p["model.decoder.weight"].T - p["model.decoder.bias"]
+    if scale == "diagonal":
+        return {"z": kl, "x": gauss(residual, 0.0, softplus(net(p, "model.scale.net", z)) + minimum)}
+    gamma = (minimum + torch.exp(p["model.scale.log_excess"])) ** 2
+    return {"z": kl, "x": (residual**2).sum(-1) / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
+
+
+def hand_induced_ae(p, x, l1=0.0, width=1.0, affine=False, real=False, **kw):
     z = net(p, "guide.encoder", x)
-    terms = {"x+sigma": log_residual(x, decode(p, z), floor_of(p, kw), 1.0) + PROFILED}
+    straight = affine and z @ p["model.decoder.weight"].T + p["model.decoder.bias"]
+    mu = straight if affine else decode(p, z, output=IDENTITY if real else SIGMOID)
+    terms = {"x+sigma": log_residual(x, mu, floor_of(p, kw), width) + PROFILED}
     if l1:
         terms["z"] = l1 * z.abs().sum(-1) + K * math.log(2 / l1)
     return terms
@@ -529,6 +540,56 @@ def hand_two_stage_vae(p, x, beta=1.0, **kw):
     return terms | {"u": beta * kl_of_normals(loc, scale, torch.zeros_like(loc), torch.ones_like(loc))}
 
 
+def hand_ica_vae(p, x, minimum=1e-2, **kw):
+    """Entries of the prior one by one, each put to mean 0 and variance 1; q is a product of two Gaussians."""
+    w, b = p["model.decoder.weight"], p["model.decoder.bias"]
+    gamma = (minimum + torch.exp(p["model.scale.log_excess"])) ** 2
+    loc, scale = encode(p, x)
+    precision = torch.stack([torch.diag(s) for s in scale.reshape(-1, K) ** -2]) + w.T @ w / gamma
+    cov = torch.linalg.inv(precision).reshape(*x.shape[:-1], K, K)
+    mean = (cov @ (loc / scale**2 + (x - b) @ w / gamma)[..., None])[..., 0]
+    z = mean + (torch.linalg.cholesky(cov) @ torch.randn_like(mean)[..., None])[..., 0]
+    half = ((z - mean)[..., None, :] @ torch.linalg.inv(cov) @ (z - mean)[..., None])[..., 0, 0] / 2
+    log_q = -half - torch.logdet(cov) / 2 - K * LOG_2PI / 2
+    log_p = torch.zeros_like(log_q)
+    for j in range(K):
+        pi = torch.exp(p["model.prior.logits"][j]) / torch.exp(p["model.prior.logits"][j]).sum()
+        m, var = p["model.prior.loc"][j], torch.exp(2 * p["model.prior.log_scale"][j])
+        centre = (pi * m).sum()
+        total = (pi * (var + m**2)).sum() - centre**2
+        m, s = (m - centre) / torch.sqrt(total), torch.sqrt(var / total)
+        bells = pi / s * torch.exp(-((z[..., j, None] - m) ** 2) / (2 * s**2)) / math.sqrt(2 * math.pi)
+        log_p = log_p + torch.log(bells.sum(-1))
+    square = ((x - z @ w.T - b) ** 2).sum(-1)
+    return {"z": log_q - log_p, "x": square / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
+
+
+def hand_m2_vae(p, x, y, beta=1.0, classifier_weight=1.0, **kw):
+    """Kingma et al. (2014b), class by class: Eq. 6 where the label is known, Eq. 7 where it is not, and Eq. 9."""
+    classes = torch.eye(y.shape[-1], dtype=x.dtype)
+    noise = torch.randn(len(classes), *x.shape[:-1], K, dtype=x.dtype)
+    log_q = torch.log_softmax(net(p, "guide.classifier", x), -1)
+    known, log_share = y.sum(-1) == 1, -math.log(len(classes))
+
+    def given(label, e):
+        h = torch.relu(net(p, "guide.encoder.datum", x) + label @ p["guide.encoder.label.weight"].T)
+        h = net(p, "guide.encoder.trunk", h, output=torch.relu)
+        loc, scale = net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
+        kl = 0.5 * (scale**2 + loc**2 - 1 - 2 * torch.log(scale)).sum(-1)
+        return beta * kl - log_bernoulli(x, decode(p, beside(loc + scale * e, label), output=IDENTITY))
+
+    # Each draw is one of the class's own; where the label is known, all are the label's.
+    labelled = torch.stack([given(y, e) for e in noise]).mean(0) - log_share
+    unlabelled = sum(
+        log_q[..., i].exp() * (given(one.expand_as(y), e) + beta * (log_q[..., i] - log_share))
+        for i, (one, e) in enumerate(zip(classes, noise, strict=True))
+    )
+    return {
+        "x+z+y_observed+y_unobserved": torch.where(known, labelled, unlabelled),
+        "classifier": -classifier_weight * (y * log_q).sum(-1),
+    }
+
+
 HAND = {name.removeprefix("hand_"): f for name, f in list(globals().items()) if name.startswith("hand_")}
 
 
@@ -541,14 +602,15 @@ def batch(name="", rows=B, seed=1):
     return x.round() if name in BINARY else x
 
 
-CONDITIONS = {"cvae": 10, "structured_cvae": 10}
+CONDITIONS = {"cvae": 10, "structured_cvae": 10, "m2_vae": 10}
 
 
 def condition(name, rows=B):
     """The condition of a batch: labels for one, numbers for the other; None for a variant that takes none."""
     labels = torch.eye(10, dtype=torch.float64)[torch.arange(rows) % 10]
     numbers = torch.linspace(-1, 1, rows * 10, dtype=torch.float64).reshape(rows, 10)
-    return {"cvae": labels, "structured_cvae": numbers}.get(name)
+    some = labels * (torch.arange(rows) % 2)[:, None]
+    return {"cvae": labels, "structured_cvae": numbers, "m2_vae": some}.get(name)
 
 
 def build(name, seed=0, **kw):
@@ -598,7 +660,7 @@ OPTIONS = {
     "iwae": [{"particles": 1}, {"particles": 9}, {"alpha": 0.5}],
     "iwae_2": [{"particles": 1}, {"alpha": -1.0}],
     "gaussian_vae": [{"minimum": 0.25}, {"head": "course_report"}],
-    "lc_vae": [{"minimum": 0.25}],
+    "lc_vae": [{"minimum": 0.25}, {"real": True}],
     "ic_vae": [{"floor": 0.125}, {"width": 4.0}],
     "indexed_ic_vae": [{"floor": 0.125}, {"width": 4.0}, {"floor": 0.0625, "width": INF}],
     "affine_ic_vae": [{"floor": 0.125, "width": 8.0}],
@@ -613,7 +675,13 @@ OPTIONS = {
     ],
     "r_l2_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
     "rlc_vae": [{"passes": 1}, {"passes": 3}, {"recycle_grad": True}],
-    "induced_ae": [{"l1": 0.5}, {"floor": 0.125, "l1": 2.0}],
+    "induced_ae": [
+        {"l1": 0.5},
+        {"floor": 0.125, "l1": 2.0},
+        {"width": 4.0, "real": True},
+        {"l1": 0.5, "width": 4.0, "affine": True},
+    ],
+    "affine_vae": [{"scale": "diagonal"}, {"minimum": 0.25}],
     "planar_vae": [{"flows": 1}],
     "iaf_vae": [{"flows": 1, "width": 5}],
     "spline_vae": [{"flows": 1, "width": 5, "bins": 3}],
@@ -622,6 +690,8 @@ OPTIONS = {
     "wae_mmd": [{"weight": 0.5}, {"kernel": "rbf", "weight": 2.0}],
     "wae_gan": [{"weight": 0.5}],
     "two_stage_vae": [{"beta": 0.5}],
+    "ica_vae": [{"components": 2, "minimum": 0.25}],
+    "m2_vae": [{"beta": 0.5}, {"classifier_weight": 0.0}],
 }
 POINTS = ("autoencoder", "induced_ae", "wae_mmd", "wae_gan")  # their guide is a point mass
 CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
@@ -634,7 +704,8 @@ NOT_RECYCLED = [n for n in VARIANTS if n not in ("ric_vae", "r_l2_vae", "rlc_vae
 WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
-    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae",
+    "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "affine_vae",
+    "ica_vae",
 ]  # fmt: skip
 
 
@@ -645,7 +716,9 @@ def test_every_variant_has_a_hand_formula():
     assert set(HAND) == set(VARIANTS)
 
 
-OTHER_NETWORKS = {"affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser"}
+OTHER_NETWORKS = {
+    "affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser", "ica_vae", "m2_vae",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_NETWORKS])
@@ -736,7 +809,7 @@ def test_the_bound_is_minus_the_loss_of_the_first_pass(name):
     """beta = 1: the loss is the bound; of recycled losses, the one on the data themselves."""
     pair, x = build(name), batch(name)
     kw = {} if name in NOT_RECYCLED else {"passes": 1}
-    kw |= {"beta": 1.0} if name == "beta_vae" else {}
+    kw |= {"beta": 1.0} if name == "beta_vae" else {"classifier_weight": 0.0} if name == "m2_vae" else {}
     torch.manual_seed(5)
     loss = pair(x, condition(name))
     torch.manual_seed(5)

@@ -48,7 +48,7 @@ def test_each_replica_is_the_run_of_its_seed(name, data):
     assert not torch.equal(next(pairs[0].parameters()), next(pairs[1].parameters()))
 
 
-@pytest.mark.parametrize("name", ["l2_vae", "t_vae"])
+@pytest.mark.parametrize("name", ["l2_vae", pytest.param("t_vae", marks=pytest.mark.slow)])
 def test_compiled_replicas(name, data):
     pairs = [make(r, name) for r in range(2)]
     histories = pv.fit(pairs, data, **OPTIONS, engine="inductor")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pyro_vaes.data import Dataset
     from pyro_vaes.data.quadrants import Quadrants
+    from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
 
 
@@ -44,6 +45,27 @@ def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Dataset":
     return found
 
 
+def binarised_how(folder: "Run") -> "str | float | None":
+    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
+    from pyro_vaes.data.augment import DYNAMIC
+
+    given = folder.config["data"].get("binarise")
+    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
+
+
+def data_of(folder: "Run", split: str | None = None) -> "tuple[Dataset, Tensor, Tensor | None]":
+    """Give the data of a run, or another split of them, whole, as :func:`read_data` does.
+
+    What the run drew anew at every step is drawn once: the literature tests on one fixed draw.
+    """
+    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
+    dataset, x, mask = read_data(source)
+    if binarised_how(folder) == "dynamic":
+        drawn = binary(replace(dataset, x=x), "static", source)
+        dataset, x = replace(dataset, y=drawn.y), drawn.x
+    return dataset, x, mask
+
+
 def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Quadrants | None":
     """Split images where the condition is quadrants:N; None where it is the label."""
     from dataclasses import replace
@@ -72,7 +94,7 @@ def condition_for(pair: "Pair", condition: str | None, x: "Tensor", y: "Tensor |
         if condition is not None:
             raise InputError(f"condition {condition!r}: {pair.name} takes none")
         return None
-    if y is None:
+    if y is None and not pair.partial:
         raise InputError(f"{name} has no labels, which {pair.name} takes as its condition")
     return check_condition(pair, x, y)
 

@@ -15,6 +15,7 @@ from pyro_vaes.commands.files import (
     read_data,
     write_figure,
 )
+from pyro_vaes.commands.labels import kept_labels
 from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
 
@@ -85,6 +86,7 @@ def do_fit(
     schedules: dict[str, list[float]] | None = None,
     augment: str | None = None,
     condition: str | None = None,
+    labels: int | None = None,
     replicas: int = 1,
     stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
@@ -117,6 +119,8 @@ def do_fit(
         augment: draw the data anew at every step, dynamic or impulse:FRACTION.
         condition: what a conditional variant is given: labels, those of the data, as without this; or quadrants:N, so
             many quadrants of an image, from which it predicts the others (condition_dim follows).
+        labels: keep only so many labels, as many of every class, drawn from the seed; for variants such as m2_vae that
+            take data without one.
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
             rates: from Python).
         stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
@@ -150,12 +154,12 @@ def do_fit(
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
-        "stage_steps": stage_steps, "checkpoint_every": checkpoint_every,
+        "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
         _first_parameters(pair, start)
-    y = condition_for(pairs[0], condition, x, y, data)
+    y = condition_for(pairs[0], condition, x, kept_labels(pairs[0], y, labels, seed), data)
     _check_before(pairs[0], x, y, config)
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
@@ -185,6 +189,7 @@ def do_resume(run: str) -> int:
     for config in (folder.config for folder in folders):
         pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
         _first_parameters(pairs[-1], config.get("start"))
+    y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
     return _train(folders, pairs, x, y, resume=True)
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import (
     beside,
+    binarised_how,
     binary,
     condition_for,
+    data_of,
     is_image,
     modelled,
     output_path,
@@ -16,6 +18,8 @@ from pyro_vaes.commands.files import (
     write_array,
     write_figure,
 )
+from pyro_vaes.commands.labels import classification, seen_labels
+from pyro_vaes.commands.samples import check_samples, judged
 from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
 
@@ -163,7 +167,14 @@ def do_sample(
         write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples"))
 
 
-def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = None, split: str | None = None) -> None:
+def do_evaluate(
+    run: str,
+    likelihood: int = 0,
+    ais: int = 0,
+    rows: int | None = None,
+    split: str | None = None,
+    samples: int = 0,
+) -> None:
     """Measure a trained run on the data it was trained on, or others; against the clean data where we made them dirty.
 
     Args:
@@ -174,6 +185,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
             10 leapfrog steps); 0 does not.
         rows: take this many data for these two, all by default.
         split: another part of the data set than the run was trained on, such as test, whole.
+        samples: draw so many new images, and compare them with as many clean ones of the data set, in the features of
+            a classifier that is trained on the rest; 0 does not. Its Frechet distance is no FID.
     """
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
@@ -191,15 +204,13 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
     whole("rows", 2 if rows is None else rows, low=2)
     folder = Run.open(run)
     pair = folder.pair()
-    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
-    dataset, x, mask = read_data(source)
-    kind = _kind(folder)
-    if kind == "dynamic":
-        drawn = binary(replace(dataset, x=x), "static", source)
-        dataset, x = replace(dataset, y=drawn.y), drawn.x
+    dataset, x, mask = data_of(folder, split)
+    kind = binarised_how(folder)
     condition = folder.config["condition"]
-    x, y, _ = modelled(condition, dataset, x)
-    y = condition_for(pair, condition, x, y, dataset.name)
+    x, labels, _ = modelled(condition, dataset, x)
+    check_samples(folder, x, labels, samples, dataset.name)
+    seen = seen_labels(folder, pair, labels, split)
+    y = condition_for(pair, condition, x, seen, dataset.name)
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
         f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
@@ -207,7 +218,9 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
         "ordinary residual": ordinary_residual(pair, x, y),
         **({"active units": active_units(pair, x, y)} if len(x) > 1 else {}),
         "outlier entries": found.mask.float().mean().item(),
+        **classification(pair, x, labels, seen),
     }
+    truth = x
     if mask is not None:
         # The clean data by the rule that the dirty ones were made binary by: what the model gives is of that kind.
         rule = "static" if kind == "dynamic" else kind
@@ -219,6 +232,8 @@ def do_evaluate(run: str, likelihood: int = 0, ais: int = 0, rows: int | None = 
             figures["outlier entries: AUC"] = metrics.cell_auc(found.score, mask)
             figures["outlier entries: F1"] = metrics.f1(found.mask.flatten(), mask.flatten())
     figures |= _likelihoods(pair, x[:rows], None if y is None else y[:rows], likelihood, ais)
+    if samples and labels is not None:
+        figures |= judged(pair, truth, labels, folder.config["shape"], samples)
     path = folder.path / "evaluation.json"
     content = {**figures, "versions": folder.config.get("versions")}
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
@@ -299,22 +314,15 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
-    kind = _kind(folder)
+    kind = binarised_how(folder)
     if kind is not None:
         # The literature tests what was trained on fresh draws on one fixed draw.
         source = {"root": root, "split": "train", "corrupt": None, "seed": folder.config["data"]["seed"]}
         dataset = binary(dataset, "static" if kind == "dynamic" else kind, source)
     x, y, shape = modelled(folder.config["condition"], dataset, dataset.x)
-    y = condition_for(pair, folder.config["condition"], x, y, input)
+    # Where a label may be missing it is what is to be found out.
+    y = condition_for(pair, folder.config["condition"], x, None if pair.partial else y, input)
     return pair, replace(dataset, x=x, shape=shape), y
-
-
-def _kind(folder: "Run") -> "str | float | None":
-    """How the run's data were made binary; an augmentation of that name is one way of saying dynamic."""
-    from pyro_vaes.data.augment import DYNAMIC
-
-    given = folder.config["data"].get("binarise")
-    return "dynamic" if given is None and folder.config["augment"] in DYNAMIC else given
 
 
 def _outlier_map(shape: Any) -> dict[str, tuple[str, float]]:

@@ -68,7 +68,9 @@ def aggregated(
     Args:
         x: (N, d), N at least 2. y: conditions of a conditional pair.
         site: of the code; by default the first real-valued one that the model draws, such as z, or z_L of a hierarchy.
-        draws: n. repeats: at least 2. batch_size: rows at a time. seed: of the draws.
+        draws: n. batch_size: rows at a time. seed: of the draws.
+        repeats: at least 2; a variance that is estimated from them alone has a relative error of
+            sqrt(2 / (repeats - 1)), which blurs a histogram of variances.
 
     Raises:
         InputError: for bad data or arguments, a pair without a code of real numbers, or an unknown site.

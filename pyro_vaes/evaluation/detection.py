@@ -68,7 +68,7 @@ def detect(
     torch.Size([9])
     """
     check_data(pair, x)
-    if pair.condition_dim:
+    if pair.condition_dim and not pair.partial:
         raise InputError(f"{pair.name} takes a condition: detect is for pairs that take none")
     whole("batch_size", batch_size)
     widths = _widths(neighbourhood, shape, x.shape[1])

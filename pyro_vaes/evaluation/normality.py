@@ -118,7 +118,13 @@ def quantile_error(z: Tensor, points: int = 199) -> Tensor:
 
 
 def mmd_to(
-    z: Tensor, other: Tensor | None = None, *, kernel: str = "imq", block: int = 1000, seed: int = 0
+    z: Tensor,
+    other: Tensor | None = None,
+    *,
+    kernel: str = "imq",
+    block: int = 1000,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Estimate MMD^2 between draws and others, by default of N(0, I), with its standard error.
 
@@ -126,7 +132,8 @@ def mmd_to(
     all, and of a cost that is linear in the draws. The blocks' spread gives the error; with one block it is NaN.
 
     Args:
-        z: (n, k) in random order. other: (m, k), likewise. seed: of the normal draws.
+        z: (n, k) in random order. other: (m, k), likewise. kernel: of mmd. block: draws at a time.
+        limit: take no more than so many of either, all by default. seed: of the normal draws.
 
     Raises:
         InputError: for fewer than 2 rows, or bad arguments of mmd.
@@ -137,7 +144,7 @@ def mmd_to(
     >>> abs(value) < 5 * error
     True
     """
-    z = _draws(z)
+    z = _draws(z)[: None if limit is None else whole("limit", limit, low=2)]
     if other is None:
         other = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(seed)).to(z.device)
     other = _draws(other).to(z)

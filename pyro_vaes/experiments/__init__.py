@@ -9,18 +9,23 @@ from pyro_vaes.experiments import (
     concept_images,
     course_report,
     demo,
+    energies,
     floor_sweep,
     frey_ablation,
     frey_bound,
     frey_recovery,
+    generation,
+    identifiability,
     mnist_denoising,
     nll,
     outlier_images,
+    phase_diagram,
     quadrants,
     recycling,
     robust_generation,
     systematic_errors,
     two_stage,
+    weak_labels,
 )
 
 _ALL = (
@@ -40,6 +45,11 @@ _ALL = (
     frey_bound,
     quadrants,
     two_stage,
+    phase_diagram,
+    identifiability,
+    generation,
+    energies,
+    weak_labels,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -96,7 +96,8 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
     """Give the conditions of data as the pair takes them, (N, c), or refuse them.
 
     Args:
-        y: whole labels (N,), which become one-hot vectors, or c numbers per datum.
+        y: whole labels (N,), which become one-hot vectors, or c numbers per datum. Where the pair lets data lack their
+            label, -1 is none, which becomes a row of zeros, and None means that no datum has one.
 
     Raises:
         InputError: if the pair takes no condition or lacks one, or y does not fit.
@@ -114,6 +115,8 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         if y is not None:
             raise InputError(f"y is given, but {pair.name} takes no condition")
         return None
+    if y is None and pair.partial:
+        y = torch.full((len(x),), -1)
     if y is None:
         raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
     if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
@@ -122,11 +125,15 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
     if y.is_complex():
         raise InputError(f"y has dtype {y.dtype}: it must be real")
     if y.dim() == 1:
-        if y.is_floating_point() or y.dtype == torch.bool or not bool(((y >= 0) & (y < c)).all()):
-            raise InputError(f"y holds {y.unique()[:20].tolist()}: labels of {pair.name} are whole, 0 to {c - 1}")
-        y = torch.nn.functional.one_hot(y.long(), c)
+        low, none = (-1, ", or -1 for none") if pair.partial else (0, "")
+        if y.is_floating_point() or y.dtype == torch.bool or not bool(((y >= low) & (y < c)).all()):
+            raise InputError(f"y holds {y.unique()[:20].tolist()}: labels of {pair.name} are whole, 0 to {c - 1}{none}")
+        # A class more, which is none, and then left out again.
+        y = torch.nn.functional.one_hot(y.long() % (c + 1), c + 1)[:, :c]
     if not torch.isfinite(y).all():
         raise InputError("y is not finite everywhere: a condition must be")
+    if pair.partial and not bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) <= 1)).all()):
+        raise InputError(f"y must be one-hot for {pair.name}, or a row of zeros where there is no label")
     return y.to(x.device, _first(pair).dtype)
 
 

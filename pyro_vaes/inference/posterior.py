@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import TransformedDistribution
+from torch.distributions import OneHotCategorical, TransformedDistribution
 
 from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference.densities import exact_sites
@@ -40,11 +40,12 @@ class Cleaned:
 
 
 class _AtMean(Messenger):
-    """Put every latent site at the mean of its distribution instead of drawing it."""
+    """Put every latent site at the mean of its distribution instead of drawing it; a class at the likeliest one."""
 
     def _pyro_sample(self, msg):
         if not msg["is_observed"] and msg["value"] is None and not hasattr(msg["fn"], "subsample_size"):
-            msg["value"], msg["done"] = msg["fn"].mean, True
+            one_hot = isinstance(msg["fn"], OneHotCategorical)
+            msg["value"], msg["done"] = msg["fn"].mode if one_hot else msg["fn"].mean, True
 
 
 def reconstruct(
@@ -173,7 +174,8 @@ def _code_means(pair: Pair, x: Tensor, y: Tensor | None, draws: int) -> dict[str
         means = {name: _mean(sites[name]) for name in codes}
         for name, (value, _) in means.items():
             seen.setdefault(name, []).append(value)
-        closed = len(codes) == 1 and means[codes[0]][1]
+        # What is drawn before the code, as a class is, moves its mean.
+        closed = len(codes) == 1 and codes[0] == latent[0] and means[codes[0]][1]
         if closed:
             break
     each = {name: torch.stack(values) for name, values in seen.items()}

@@ -83,7 +83,7 @@ class Run:
         if isinstance(config, dict):
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
-            config = later | {"stage_steps": None} | config
+            config = later | {"stage_steps": None, "labels": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -121,7 +121,7 @@ TYPES: dict[str, Any] = {
     "schedules": dict,
     "augment": str | None,
     "condition": str | None,
-    "stage_steps": list | None,
+    "stage_steps": list | None, "labels": int | None,
     "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

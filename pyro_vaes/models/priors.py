@@ -45,6 +45,52 @@ class MixturePrior(nn.Module):
         return Mixture(dist.Categorical(logits=self.logits), parts)
 
 
+class EntryMixture(dist.MixtureSameFamily):
+    """A mixture on the real line for every entry: see :class:`Mixture`."""
+
+    support = constraints.real
+
+
+class SourcePrior(nn.Module):
+    r"""Give p(z), independent entries whose shapes are learned, each of mean 0 and variance 1.
+
+    .. math:: p(z) = \prod_{j=1}^{k} \sum_{c=1}^{C} \pi_{jc}\,
+              \mathcal{N}\Big(z_j; \frac{m_{jc} - \bar m_j}{v_j}, \frac{s_{jc}^2}{v_j^2}\Big), \qquad
+              \bar m_j = \sum_c \pi_{jc} m_{jc}, \quad
+              v_j^2 = \sum_c \pi_{jc} \big(s_{jc}^2 + (m_{jc} - \bar m_j)^2\big)
+
+    A mixture, because it has both kinds of shape that sources come in: one wide and one narrow component make a heavy
+    tail, components side by side a flat or bimodal density, and it may be skewed. Student's t has heavy tails only,
+    the generalised normal one mode only. Centre and width are fixed, since a linear decoder carries them in its bias
+    and in the lengths of its columns. C = 1 is N(0, I) exactly, whatever the parameters are.
+
+    Args:
+        latent_dim: k. components: C, at least 1.
+
+    It starts with even weights and with centres and widths drawn so that it is near to N(0, I), and of no one kind.
+
+    Source: the parameterised prior of S3, V; a mixture of Gaussians for each source is that of Attias (1999), 2. The
+    fixed centre and width, and where it starts, are ours.
+
+    >>> SourcePrior(3, components=4)().event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, latent_dim: int, components: int = 3):
+        super().__init__()
+        whole("components", components)
+        self.logits = nn.Parameter(torch.zeros(latent_dim, components))
+        self.loc = nn.Parameter(0.5 * torch.randn(latent_dim, components))
+        self.log_scale = nn.Parameter(0.25 * torch.randn(latent_dim, components))
+
+    def forward(self):
+        weight, scale = self.logits.softmax(-1), self.log_scale.exp()
+        loc = self.loc - (weight * self.loc).sum(-1, keepdim=True)
+        width = (weight * (scale.square() + loc.square())).sum(-1, keepdim=True).sqrt()
+        parts = dist.Normal(loc / width, scale / width)
+        return EntryMixture(dist.Categorical(logits=self.logits), parts).to_event(1)
+
+
 class VampPrior(nn.Module):
     r"""Give p(z), the guide's own answer to C data that are learned.
 

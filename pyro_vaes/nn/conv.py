@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, softplus
+from torch.nn.functional import affine_grid, batch_norm, grid_sample, softplus
 
 from pyro_vaes.errors import InputError, whole
 
@@ -71,6 +72,19 @@ class Norm(nn.BatchNorm2d):
         return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+def convolutions(shape: tuple[int, int, int], filters: Sequence[int]) -> nn.Sequential:
+    """Stack convolutions of stride 2, each with a batch norm and a leaky ReLU, and flatten what comes out.
+
+    >>> len(convolutions((1, 8, 8), (4, 6)))
+    7
+    """
+    layers: list[nn.Module] = []
+    for channels, count in zip([shape[0], *filters], filters, strict=False):
+        # The batch norm takes the mean away, so a bias in front of it would have no gradient.
+        layers += [nn.Conv2d(channels, count, bias=False, **FILTER), Norm(count), nn.LeakyReLU()]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
 class ConvEncoder(nn.Module):
     """Map a flat image to mean and standard deviation of q(z | x): (..., d) -> two of (..., k).
 
@@ -88,11 +102,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], latent_dim: int):
         super().__init__()
         self.shape = shape
-        layers: list[nn.Module] = []
-        for channels, count in zip([shape[0], *filters], filters, strict=False):
-            # The batch norm takes the mean away, so a bias in front of it would have no gradient.
-            layers += [nn.Conv2d(channels, count, bias=False, **FILTER), Norm(count), nn.LeakyReLU()]
-        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.trunk = convolutions(shape, filters)
         width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
         self.loc, self.raw_scale = nn.Linear(width, latent_dim), nn.Linear(width, latent_dim)
 
@@ -132,3 +142,48 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.linear(z).reshape(-1, *self.inner)
         return self.trunk(h).reshape(*z.shape[:-1], -1)
+
+
+def distorted(images: Tensor, strength: float) -> Tensor:
+    """Turn, scale, shear and shift each image at random, all of them a little.
+
+    Args:
+        images: (B, channels, height, width); zeros come in from outside, and pixels are interpolated.
+        strength: at 1 an angle is uniform up to 15 degrees either way, a scale up to 10 %, a shear up to 0.2, and a
+            shift up to a fourteenth of the image (2 pixels of 28) in both directions.
+
+    >>> import torch
+    >>> distorted(torch.ones(2, 1, 4, 4), 1.0).shape
+    torch.Size([2, 1, 4, 4])
+    """
+    u = strength * (2 * torch.rand(5, len(images), dtype=images.dtype, device=images.device) - 1)
+    angle, scale, shear, shifts = u[0] * math.radians(15), 1 + 0.1 * u[1], 0.2 * u[2], u[3:] / 7
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # From a pixel of the answer to where it comes from; an image is 2 wide, so that 1/7 is a fourteenth of it.
+    affine = torch.stack([cos, shear - sin, shifts[0], sin, cos, shifts[1]], -1).reshape(-1, 2, 3)
+    grid = affine_grid(affine, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, align_corners=False)
+
+
+class ConvClassifier(nn.Module):
+    """Map a flat image to the logits of its class: (..., d) -> (..., c); layers as in :class:`ConvEncoder`.
+
+    Args:
+        shape: (channels, height, width). filters: how many per layer, from x inwards. classes: c.
+        distort: strength of :func:`distorted`, which every image goes through while training, anew at every call.
+
+    >>> import torch
+    >>> ConvClassifier((1, 8, 8), (4, 6), 10)(torch.zeros(5, 64)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(self, shape: tuple[int, int, int], filters: Sequence[int], classes: int, distort: float = 0.0):
+        super().__init__()
+        self.shape, self.distort, self.trunk = shape, distort, convolutions(shape, filters)
+        width = [shape[0], *filters][-1] * math.prod(halved(*shape[1:], len(filters))[-1])
+        self.logits = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.reshape(-1, *self.shape)
+        images = distorted(images, self.distort) if self.training and self.distort else images
+        return self.logits(self.trunk(images).reshape(*x.shape[:-1], -1))

@@ -18,6 +18,8 @@ from pyro_vaes.variants.conditional import cvae, structured_cvae
 from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
 from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.generators import wae_gan, wae_mmd
+from pyro_vaes.variants.identifiable import ica_vae
+from pyro_vaes.variants.linear import affine_vae
 from pyro_vaes.variants.robust import (
     affine_ic_vae,
     autoencoder,
@@ -31,6 +33,7 @@ from pyro_vaes.variants.robust import (
     rvae,
     t_vae,
 )
+from pyro_vaes.variants.semi_supervised import m2_vae
 from pyro_vaes.variants.staged import two_stage_vae
 
 VARIANTS: dict[str, Callable[..., Pair]] = {
@@ -39,7 +42,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
         vae, beta_vae, dvae, iwae, iwae_2, ladder_vae, skip_vae, cnn_vae, planar_vae, iaf_vae, spline_vae,
         mixture_vae, vamp_vae, cvae, structured_cvae, gaussian_vae, l2_vae, gamma_vae, lc_vae, memoriser,
         ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae, rvae, ric_vae, r_l2_vae, rlc_vae,
-        autoencoder, induced_ae, wae_mmd, wae_gan, two_stage_vae,
+        autoencoder, induced_ae, wae_mmd, wae_gan, two_stage_vae, affine_vae, ica_vae, m2_vae,
     )
 }  # fmt: skip
 

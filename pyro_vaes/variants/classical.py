@@ -162,7 +162,12 @@ def gamma_vae(
 
 
 def lc_vae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), minimum: float = 1e-2, beta: float = 1.0
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    minimum: float = 1e-2,
+    beta: float = 1.0,
+    real: bool = False,
 ) -> Pair:
     """p: z ~ N(0, I), x ~ N(mu(z), diag sigma(z)^2), sigma learned | q: N(mu_z(x), sigma_z(x)^2) | ELBO | S0 V-B(e).
 
@@ -171,5 +176,6 @@ def lc_vae(
     """
     check_sizes(data_dim, latent_dim, hidden)
     scale = NetworkScale(latent_dim, hidden, data_dim, minimum)
-    model = LatentGaussian(StandardPrior(latent_dim), Decoder(latent_dim, hidden, data_dim), scale)
-    return Pair(model, encoder_guide(data_dim, hidden, latent_dim), ELBO(beta), range=PIXELS, name="lc_vae")
+    model = LatentGaussian(StandardPrior(latent_dim), decoder_of(latent_dim, hidden, data_dim, real), scale)
+    guide = encoder_guide(data_dim, hidden, latent_dim)
+    return Pair(model, guide, ELBO(beta), range=None if real else PIXELS, name="lc_vae")

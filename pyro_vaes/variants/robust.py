@@ -255,21 +255,34 @@ def autoencoder(data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (51
 
 
 def induced_ae(
-    data_dim: int, latent_dim: int = 16, hidden: Sequence[int] = (512, 256), floor: float | None = None, l1: float = 0.0
+    data_dim: int,
+    latent_dim: int = 16,
+    hidden: Sequence[int] = (512, 256),
+    floor: float | None = None,
+    l1: float = 0.0,
+    width: float = 1.0,
+    affine: bool = False,
+    real: bool = False,
 ) -> Pair:
     """p: that of ``indexed_ic_vae``, z ~ Laplace(1/l1) | q: Delta(z - f(x)) | ELBO, beta = 0 if l1 = 0 |
     S3 III; S0 III-A.
 
     The loss is sum_j log|x_j - mu_j| + l1 ||z||_1: the robust loss without the smoothing that a spread-out q gives.
+    ``width`` is the largest outlier to expect, in units of x. ``affine`` makes the mean W z + b, of real data, whose
+    minima are those of robust PCA with a rank of at most ``latent_dim``.
 
     >>> induced_ae(data_dim=4, l1=0.1).objective
     ELBO()
     """
     check_sizes(data_dim, latent_dim, hidden)
+    if not isinstance(affine, bool):
+        raise InputError(f"affine is {affine!r}: it must be True or False")
     prior = StandardPrior(latent_dim, dist.Laplace, 1 / l1) if number("l1", l1) > 1e-6 else StandardPrior(latent_dim)
-    model = IndexConditional(prior, Decoder(latent_dim, hidden, data_dim), floor_of(floor, 1.0, data_dim))
+    decoder = nn.Linear(latent_dim, data_dim) if affine else decoder_of(latent_dim, hidden, data_dim, real)
+    model = IndexConditional(prior, decoder, floor_of(floor, width, data_dim), width)
     guide = AmortisedDelta(PointEncoder(data_dim, hidden, latent_dim))
-    return Pair(model, guide, ELBO(beta=1.0 if l1 else 0.0), range=PIXELS, name="induced_ae")
+    objective = ELBO(beta=1.0 if l1 else 0.0)
+    return Pair(model, guide, objective, range=None if real or affine else PIXELS, name="induced_ae")
 
 
 def _recycled(pair: Pair, name: str, passes: int, test_passes: int, recycle_grad: bool) -> Pair:

@@ -1,0 +1,34 @@
+"""Few labels of many: what semi-supervised learning starts from."""
+
+import torch
+from torch import Tensor
+
+from pyro_vaes.errors import InputError, whole
+
+
+def few_labels(y: Tensor, count: int, seed: int = 0) -> Tensor:
+    """Keep ``count`` labels, as many of every class as of the others, and replace the rest by -1.
+
+    Args:
+        y: whole labels (N,). count: how many to keep; the classes with the smallest labels get one more where it is no
+            multiple of the number of classes. seed: of the draw, which is without replacement in each class.
+
+    Raises:
+        InputError: if there are not as many labels, or not as many in a class.
+
+    >>> few_labels(torch.tensor([0, 1, 0, 1, 1, 0]), 2).sort().values
+    tensor([-1, -1, -1, -1,  0,  1])
+    """
+    if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.dtype == torch.bool or len(y) == 0:
+        raise InputError("y must be whole labels (N,), of which a few are kept")
+    classes = y.unique().tolist()
+    whole("count", count, low=len(classes)), whole("seed", seed, low=0)
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.full_like(y, -1)
+    for i, label in enumerate(classes):
+        rows = (y == label).nonzero().flatten()
+        wanted = count // len(classes) + (i < count % len(classes))
+        if wanted > len(rows):
+            raise InputError(f"count is {count}: class {label} has {len(rows)} labels, fewer than the {wanted} wanted")
+        kept[rows[torch.randperm(len(rows), generator=generator)[:wanted].to(y.device)]] = label
+    return kept
