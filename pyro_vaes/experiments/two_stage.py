@@ -12,7 +12,8 @@ noise and samples) and for each latent dimension k, six generators in five train
 Every training has the same networks, steps, batches and learning rate, but for the second stage's and the
 discriminator's own networks, the discriminator's rate (half of the others') and WAE-GAN's first Adam weight of 0.5,
 which are those of its authors' settings for MNIST. (Before the runs its text's rates, 0.0003 and 0.001, were tried from
-two seeds: the discriminator won and the codes collapsed; at equal rates too, from one.) A sample is the mean mu(z), without noise.
+two seeds: the discriminator won and the codes collapsed; at equal rates too, from one.) A sample is the mean mu(z),
+without noise.
 
 Measures. *Frechet distance* in the hidden layer of an MLP classifier (scikit-learn, 128 units, trained on the training
 images and their labels), against as many held-out images: of samples, and of reconstructions (at the mean code) of as
