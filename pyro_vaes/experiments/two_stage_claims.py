@@ -96,13 +96,13 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
     settings, judged = result["settings"], []
     for name, label in SETS.items():
         there = result["sets"].get(name)
-        for claim, source, gains in claims(settings):
-            words = f"{label}: {claim}"
-            if there is None:
-                judged.append(untested(words, source, f"{label} was not under the data root"))
-                continue
-            of = Found(there["measures"], there["real"], settings)
-            judged.append(verdict(words, source, gains(of).tolist()))
+        if there is None:
+            judged.append(untested(f"{label}: all claims", "S3 IV", f"{label} was not under the data root"))
+            continue
+        of = Found(there["measures"], there["real"], settings)
+        judged += [
+            verdict(f"{label}: {claim}", source, gains(of).tolist()) for claim, source, gains in claims(settings)
+        ]
     why = "the first stage here is fully connected, and grey images only"
     return [*judged, untested("samples of CelebA: two stages against one, and WGAN-GP", "S3 IV; E30", why)]
 
