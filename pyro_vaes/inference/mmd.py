@@ -36,8 +36,8 @@ def mmd(
         a scalar; gradients flow to both sets, and nothing looks at values.
 
     Raises:
-        InputError: for sets that are not matrices of as many columns, fewer than two rows, other dtypes, an unknown kernel, or a
-            bandwidth that is not above 0.
+        InputError: for sets that are not matrices of as many columns and one dtype, fewer than two rows, an unknown
+            kernel, or a bandwidth that is not above 0.
 
     Source: Gretton et al. (2012), Eq. 3; kernels: Tolstikhin et al. (2018), 4, where h = 2 k sigma_z^2; the seven
     scales are those of their code.
