@@ -93,7 +93,7 @@ def test_measures_refuse_what_is_no_matrix_of_real_numbers():
     says(lambda: moments(z + 0j), "real numbers")
     for seed in (True, 1.5, "a", None):
         says(lambda seed=seed: mmd_to(z, seed=seed), "seed is")
-    for shape in ("ab", None, 3, (-1, -4), (1.5, 2), (True, 4)):
+    for shape in ("ab", None, 3, (-1, -4), (1.5, 2)):
         says(lambda shape=shape: inception_images(torch.rand(2, 4), shape), "must be|not that of")
 
 
@@ -112,10 +112,7 @@ def test_a_judge_refuses_what_it_cannot_learn_or_compare():
     y, shape = torch.arange(30) % 2, (2, 2)
     for labels in (y.float(), y.numpy(), y[:, None], None):
         says(lambda labels=labels: Judge(images(30), labels, images(9), shape), "whole labels")
-    says(
-        lambda: Judge(images(30), (y.cumsum(0) == 1).long() * 0 + torch.eye(30)[0].long(), images(9), shape),
-        "cannot|can be",
-    )
+    says(lambda: Judge(images(30), torch.eye(30)[0].long(), images(9), shape), "no classifier can be trained")
     for bad in ((3, 3), None, (4,)):
         says(lambda bad=bad: Judge(images(30), y, images(9), bad), "shape")
     judge = Judge(images(30), y, images(9), shape, hidden=[3])
@@ -153,8 +150,8 @@ def fitted(tmp_path, capsys):
     """A run of any variant on a file of small binary images with labels."""
     x = np.random.default_rng(0).integers(0, 2, (30, 4, 4)).astype("float32")
 
-    def fit(*words, x=x, y=np.arange(30) % 3):
-        np.savez(tmp_path / "data.npz", x=x, y=y)
+    def fit(*words, y=None):
+        np.savez(tmp_path / "data.npz", x=x, y=np.arange(30) % 3 if y is None else y)
         code = main(["fit", *words, *SMALL, "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "run")])
         return code, capsys.readouterr().err.splitlines()[-1:], tmp_path / "run"
 
@@ -170,7 +167,7 @@ STAGED = ["two_stage_vae", "--second-hidden", "[4]"]
     [
         ([*M2, "--labels", "1"], "labels is 1: count is 1"),
         ([*M2, "--labels", "99"], "labels is 99"),
-        ([*M2, "--labels", "6", "--condition", "quadrants:1"], "labels is 6, but the data have none"),
+        (["m2_vae", "--labels", "6", "--condition", "quadrants:1"], "labels is 6, but the data have none"),
         (["l2_vae", "--stage_steps", "[2,2]"], "stage_steps is [2, 2]: l2_vae has no stages, so leave it out"),
         ([*STAGED, "--stage_steps", "[2]"], "stage_steps is [2]: steps has 1 entries for 2 stages"),
         ([*STAGED, "--stage_steps", "[0,2]"], "stage_steps is [0, 2]: steps is 0"),
