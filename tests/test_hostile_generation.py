@@ -12,6 +12,7 @@ from pyro_vaes.cli import main
 from pyro_vaes.data.clip import clip
 from pyro_vaes.data.labels import few_labels
 from pyro_vaes.data.manifold import contaminated
+from pyro_vaes.evaluation.aggregated import code_site, prior_draws, traversal
 from pyro_vaes.evaluation.fid import inception_images
 from pyro_vaes.evaluation.generation import Judge
 from pyro_vaes.evaluation.identifiability import amari_distance, matched
@@ -20,6 +21,7 @@ from pyro_vaes.experiments.cells import Cells
 from pyro_vaes.inference.adversarial import players
 from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.inference.mmd import mmd
+from pyro_vaes.inference.stages import fit_stages
 from pyro_vaes.inference.stagewise import Stagewise
 from pyro_vaes.inference.wae import WAE
 from pyro_vaes.variants import VARIANTS
@@ -76,6 +78,35 @@ def test_stages_need_a_code_below_another(name):
     pair = VARIANTS[name](data_dim=4, latent_dim=2, hidden=(3,))
     pair.objective = Stagewise()
     says(lambda: pair(torch.rand(3, 4)), "Stagewise needs .*sites above")
+
+
+class Odd(nn.Module):
+    def __init__(self, stages):
+        super().__init__()
+        self.stages = stages
+
+
+def test_stages_are_whole_numbers_and_folders_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair, x, plan = pv.two_stage_vae(4, 2, (3,), (3,)), torch.rand(6, 4), {"steps": 1, "progress": False}
+    says(lambda: fit_stages(pair, x, out="", **plan), "out has no name")
+    for stage in (1.0, torch.tensor(1), True, None):
+        says(lambda stage=stage: Stagewise(stage), "stage is")
+    for stages in (5, "ab", (1, 1), (0, 1), (1.5,), (1, 2)):
+        pair.objective = Odd(stages)
+        says(lambda: fit_stages(pair, x, **plan), "stages of two_stage_vae are")
+    assert not list(tmp_path.iterdir())
+
+
+def test_codes_are_asked_for_by_name_and_moved_by_numbers():
+    pair, x = pv.l2_vae(4, 2, (3,)), torch.rand(1, 4)
+    for site in (0, True, "q", ""):
+        says(lambda site=site: code_site(pair, x, site=site), "unknown site")
+    for span in (None, "ab", ["a"], [1j], [float("nan")], [float("inf")], 0.0, []):
+        says(lambda span=span: traversal(pair, x, 0, span), "span is")
+    says(lambda: traversal(pair, None, 0, [0.0]), "x is NoneType")
+    says(lambda: prior_draws(None, "z", 3), "a Pair is needed")
+    says(lambda: prior_draws(pair, "z", 3, seed=-1), "seed is -1")
 
 
 def test_labels_of_a_strange_kind_are_refused():

@@ -12,7 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import TransformedDistribution, constraints
 
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, said, unknown, whole
 from pyro_vaes.inference.densities import exact_sites, family, quietly, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.posterior import codes_at_mean, decoded
@@ -123,8 +123,8 @@ def code_site(pair: Pair, x: Tensor, y: Tensor | None = None, site: str | None =
     if not known:
         raise InputError(f"{pair.name} has no code of real numbers: there is no posterior to aggregate")
     if site is not None and site not in known:
-        raise unknown("site", site, known)
-    return site or known[0]
+        raise unknown("site", str(site), known)
+    return known[0] if site is None else site
 
 
 def prior_draws(pair: Pair, site: str, draws: int, y: Tensor | None = None, *, seed: int = 0) -> Tensor:
@@ -134,6 +134,9 @@ def prior_draws(pair: Pair, site: str, draws: int, y: Tensor | None = None, *, s
     >>> prior_draws(l2_vae(4, 2, (8,)), "z", 5).shape
     torch.Size([5, 2])
     """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    whole("seed", seed, low=0)
     like = next(pair.parameters(), torch.empty(0))
     y = check_condition(pair, torch.empty(whole("draws", draws), 0, device=like.device), y)
     with quietly(pair):
@@ -178,16 +181,19 @@ def traversal(
     >>> traversal(l2_vae(4, 2, (8,)), torch.rand(4), 1, [-1.0, 0.0, 1.0]).shape
     torch.Size([3, 4])
     """
-    x = x[None] if x.dim() == 1 else x
+    x = x[None] if isinstance(x, Tensor) and x.dim() == 1 else x
     check_data(pair, x)
     y = check_condition(pair, x, y)
     if len(x) != 1:
         raise InputError(f"x holds {len(x)} data: a traversal is of one")
     site = code_site(pair, x, y, site)
     with quietly(pair):
-        span = torch.as_tensor(span, dtype=as_batch(x).dtype, device=x.device)
-        if span.dim() != 1 or not len(span):
-            raise InputError(f"span is {tuple(span.shape)}: it must be a list of values")
+        try:
+            span = torch.as_tensor(span, dtype=as_batch(x).dtype, device=x.device)
+        except (TypeError, ValueError):
+            raise InputError(f"span is {said(span)}: it must be a list of values") from None
+        if span.dim() != 1 or not len(span) or not bool(span.isfinite().all()):
+            raise InputError(f"span is {tuple(span.shape)}: it must be a list of finite values")
         batch = as_batch(x).expand(len(span), -1)
         condition = None if y is None else y.expand(len(span), -1)
         values = codes_at_mean(pair, batch, condition)

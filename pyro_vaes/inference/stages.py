@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, said
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.plan import History, Plan
@@ -24,7 +24,8 @@ def stages_of(pair: Pair) -> tuple[int, ...]:
     >>> stages_of(two_stage_vae(data_dim=4)), stages_of(l2_vae(data_dim=4))
     ((1, 2), ())
     """
-    return tuple(getattr(pair.objective, "stages", ()))
+    found = getattr(pair.objective, "stages", ())
+    return tuple(found) if isinstance(found, Sequence) and not isinstance(found, str) else (found,)
 
 
 def fit_stages(
@@ -94,7 +95,13 @@ def plans_of(pair: Pair, options: Mapping[str, Any]) -> dict[int, dict[str, Any]
         raise InputError(f"a Pair is needed, not {type(pair).__name__}: stages are fitted one pair at a time")
     stages = stages_of(pair)
     if not stages:
-        raise InputError(f"{pair.name} has no stages ({pair.objective!r}): use fit")
+        raise InputError(f"{pair.name} has no stages ({said(pair.objective)}): use fit")
+    numbers = all(isinstance(stage, int) and not isinstance(stage, bool) and stage > 0 for stage in stages)
+    if not numbers or len(set(stages)) < len(stages) or not hasattr(pair.objective, "stage"):
+        raise InputError(
+            f"stages of {pair.name} are {stages!r}: they must be different whole numbers above 0, and its objective "
+            "must have a stage to set"
+        )
     if "replicas" in options:
         raise InputError("replicas are not fitted in stages: fit one pair at a time")
     plans: dict[int, dict[str, Any]] = {stage: {} for stage in stages}
@@ -114,6 +121,8 @@ def plans_of(pair: Pair, options: Mapping[str, Any]) -> dict[int, dict[str, Any]
 
 def _check_free(out: str | Path | None, folders: Sequence[Path | None], resume: bool) -> None:
     """Refuse here what ``fit`` would refuse only after the first stage."""
+    if out is not None and not str(out):
+        raise InputError("out has no name")
     if out is None or resume:
         return
     for folder in (Path(out), *folders):

@@ -8,7 +8,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, number, said, whole
 from pyro_vaes.inference.objective import Loss, setting, site_term, trace_of
 
 CODE, AGAIN = "z", "z@2"
@@ -68,8 +68,8 @@ class Stagewise(nn.Module):
 
     @stage.setter
     def stage(self, value: int) -> None:
-        if isinstance(value, bool) or value not in (0, *self.stages):
-            raise InputError(f"stage is {value!r}: it must be 1, 2, or 0 for both")
+        if type(value) is not int or value not in (0, *self.stages):
+            raise InputError(f"stage is {said(value)}: it must be 1, 2, or 0 for both")
         self._stage = value
 
     def __repr__(self) -> str:

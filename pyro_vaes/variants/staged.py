@@ -66,6 +66,8 @@ def first_stage(pair: Pair) -> Pair:
     >>> first_stage(two_stage_vae(data_dim=4, latent_dim=2)).name
     'gamma_vae'
     """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
     model, guide = pair.model, pair.guide
     if not (isinstance(model, TwoStageGaussian) and isinstance(guide, TwoStageNormal)):
         raise InputError(f"{pair.name} is no two-stage pair")
