@@ -17,6 +17,7 @@ from pyro_vaes.evaluation.fid import inception_images
 from pyro_vaes.evaluation.generation import Judge
 from pyro_vaes.evaluation.identifiability import amari_distance, matched
 from pyro_vaes.evaluation.normality import mmd_to, moments
+from pyro_vaes.evaluation.prdc import reaches
 from pyro_vaes.experiments.cells import Cells
 from pyro_vaes.inference.adversarial import players
 from pyro_vaes.inference.guard import check_condition
@@ -124,6 +125,8 @@ def test_measures_refuse_what_is_no_matrix_of_real_numbers():
     says(lambda: moments(z + 0j), "real numbers")
     for seed in (True, 1.5, "a", None):
         says(lambda seed=seed: mmd_to(z, seed=seed), "seed is")
+    for k in (0, 5, True, 1.5):
+        says(lambda k=k: reaches(z, k), "k is|neighbours take more")
     for shape in ("ab", None, 3, (-1, -4), (1.5, 2)):
         says(lambda shape=shape: inception_images(torch.rand(2, 4), shape), "must be|not that of")
 
@@ -199,6 +202,7 @@ STAGED = ["two_stage_vae", "--second-hidden", "[4]"]
         ([*M2, "--labels", "1"], "labels is 1: count is 1"),
         ([*M2, "--labels", "99"], "labels is 99"),
         (["m2_vae", "--labels", "6", "--condition", "quadrants:1"], "labels is 6, but the data have none"),
+        (["m2_vae", "--condition", "quadrants:1"], "condition 'quadrants:1': m2_vae takes labels, and no pixels"),
         (["l2_vae", "--stage_steps", "[2,2]"], "stage_steps is [2, 2]: l2_vae has no stages, so leave it out"),
         ([*STAGED, "--stage_steps", "[2]"], "stage_steps is [2]: steps has 1 entries for 2 stages"),
         ([*STAGED, "--stage_steps", "[0,2]"], "stage_steps is [0, 2]: steps is 0"),
@@ -214,6 +218,15 @@ def test_a_run_whose_metrics_are_gone_is_shown_without_its_curve(fitted, capsys)
     (run / "stage-1/metrics.jsonl").unlink()
     assert main(["resume", str(run)]) == 0
     assert "stage 1: metrics.jsonl holds no steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gone", [["stage-1"], ["stage-1", "stage-2"], ["stage-1", "checkpoint.safetensors"]])
+def test_a_stage_that_a_later_one_was_trained_upon_is_not_trained_again(fitted, capsys, gone):
+    _, _, run = fitted(*STAGED)
+    for name in gone:
+        (run / name / "checkpoint.safetensors" if name.startswith("stage") else run / name).unlink()
+    assert main(["resume", str(run)]) == 2
+    assert "before it: put it back" in capsys.readouterr().err
 
 
 def test_metrics_of_an_ordinary_run_may_be_gone_too(fitted, capsys):

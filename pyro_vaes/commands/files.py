@@ -94,6 +94,8 @@ def condition_for(pair: "Pair", condition: str | None, x: "Tensor", y: "Tensor |
         if condition is not None:
             raise InputError(f"condition {condition!r}: {pair.name} takes none")
         return None
+    if pair.partial and condition not in (None, "labels"):
+        raise InputError(f"condition {condition!r}: {pair.name} takes labels, and no pixels")
     if y is None and not pair.partial:
         raise InputError(f"{name} has no labels, which {pair.name} takes as its condition")
     return check_condition(pair, x, y)

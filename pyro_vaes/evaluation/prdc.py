@@ -102,6 +102,8 @@ def reaches(x: Tensor, k: int, block: int = 1024) -> Tensor:
     >>> reaches(torch.tensor([[0.0], [1.0], [3.0]]), 1)
     tensor([1., 1., 2.])
     """
+    if whole("k", k) >= len(x):
+        raise InputError(f"x has {len(x)} rows: {k} neighbours take more than {k}")
     found = []
     for start in range(0, len(x), block):
         squares = _squares(x[start : start + block], x)

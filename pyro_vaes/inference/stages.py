@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def fit_stages(
 
     Raises:
         InputError: what ``fit`` raises; for an objective without stages, a list of another length, or a folder that
-            holds a checkpoint already, before any work starts.
+            holds a checkpoint already, or on ``resume`` lacks that of an earlier stage, before any work starts.
 
     >>> import torch
     >>> from pyro_vaes.variants import two_stage_vae
@@ -123,11 +124,22 @@ def _check_free(out: str | Path | None, folders: Sequence[Path | None], resume: 
     """Refuse here what ``fit`` would refuse only after the first stage."""
     if out is not None and not str(out):
         raise InputError("out has no name")
-    if out is None or resume:
+    if out is None:
+        return
+    if resume:
+        _check_kept(Path(out), folders)
         return
     for folder in (Path(out), *folders):
         if folder is not None and (folder / CHECKPOINT).exists():
             raise InputError(f"{folder} already holds a checkpoint: resume it, or name another folder")
+
+
+def _check_kept(out: Path, folders: Sequence[Path | None]) -> None:
+    """Refuse to train a stage again that a later one was trained upon."""
+    order = [folder / CHECKPOINT for folder in (*folders, out) if folder is not None]
+    for earlier, later in pairwise(order):
+        if later.exists() and not earlier.exists():
+            raise InputError(f"there is {later}, but no {earlier} before it: put it back, or name another folder")
 
 
 def _gather(out: Path, folders: Mapping[int, Path | None], histories: Sequence[History]) -> None:
