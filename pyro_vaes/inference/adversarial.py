@@ -55,6 +55,7 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
 
     Source: Goodfellow et al. (2014), Eq. 1 and 3, where the second form of the generator's loss is the default here.
 
+    >>> import torch
     >>> D = nn.Linear(1, 1)
     >>> fake = torch.ones(3, 1, requires_grad=True)
     >>> found = players(D, torch.zeros(3, 1), fake)
