@@ -20,8 +20,9 @@ the affine iC-VAE with four codes (floor learned) and each pixel's median. Claim
 the iC-VAE beats RPCA.
 
 Both iC-VAEs are trained with Adam at 0.005 down to 0 along a cosine, all data in one batch, beta rising from 0 to 1 in
-the first half. All claims were fixed before any training. Scales: ``quick`` is 2000 steps and 40 problems per share,
-``paper`` 10,000 and 200.
+the first half. All claims were fixed before any training. Scales: ``quick`` is 2000 steps and 100 problems per share,
+``paper`` 10,000 and 200. That a share is above 95 % is judged by its exact interval, which begins at 91 % where 40
+problems of 40 agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ from pyro_vaes.experiments.cells import Cells, Setting, compute
 from pyro_vaes.experiments.energy_figures import figures
 from pyro_vaes.experiments.record import markdown_table, record
 from pyro_vaes.experiments.training import trained
-from pyro_vaes.experiments.verdicts import interval, verdict
+from pyro_vaes.experiments.verdicts import interval, share_verdict, verdict
 from pyro_vaes.inference.posterior import reconstruct
 from pyro_vaes.inference.proposition1 import solve
 from pyro_vaes.pair import Pair
@@ -53,7 +54,7 @@ DIRECTIONS = ("PCA", "convex RPCA", "Proposition 1", "affine iC-VAE")
 BACKGROUNDS = ("median", "convex RPCA", "affine iC-VAE")
 FLOOR, REACH, SHARE, NOISE, SHOWN, NEAR = 1e-3, 6.0, 0.95, 0.05, 4, 1e-4
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2000, "lr": 5e-3, "problems": 40, "frames": 120, "seeds": [0, 1, 2, 3, 4]},
+    "quick": {"steps": 2000, "lr": 5e-3, "problems": 100, "frames": 120, "seeds": [0, 1, 2, 3, 4]},
     "paper": {"steps": 10_000, "lr": 5e-3, "problems": 200, "frames": 200, "seeds": [0, 1, 2, 3, 4]},
 }
 
@@ -222,7 +223,7 @@ def verdicts(
         true = {name: np.array([p[name]["off"] < NEAR for p in problems], dtype=float) for name in ENERGIES}
         for name in ENERGIES:
             claim = f"{where}: the {name} energy is lowest at the truth in more than {SHARE:.0%} (share above it)"
-            found.append(verdict(claim, SOURCE, (true[name] - SHARE).tolist(), per="problems"))
+            found.append(share_verdict(claim, SOURCE, (true[name] > 0).tolist(), SHARE))
         fewer = [float(p["induced AE"]["minima"] - p["VAE"]["minima"]) for p in problems]
         found.append(verdict(f"{where}: the induced AE has more local minima than the VAE", SOURCE, fewer, "problems"))
         if float(share) == max(SHARES):
