@@ -45,7 +45,6 @@ _HOMES = {
     "pyro_vaes.inference.sandwich": ["sandwich", "Sandwich"],
     "pyro_vaes.inference.outliers": ["outlier_probability"],
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
-    "pyro_vaes.evaluation.aggregated": ["aggregated", "traversal", "Aggregated"],
     "pyro_vaes.evaluation.generation": ["Judge", "frechet_distance"], "pyro_vaes.evaluation.prdc": ["prdc"],
     "pyro_vaes.inference.run": ["Run"],
     "pyro_vaes.evaluation.decomposition": ["decompose", "Decomposition"],

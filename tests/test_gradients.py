@@ -95,9 +95,10 @@ def test_gradient_is_the_finite_difference(name, kw):
 
 
 def of_its_player(loss, site):
-    """What a parameter minimises: the total, or of two players' losses its own."""
-    other = loss.terms.get("discriminator", torch.zeros(()))
-    return other if site.startswith("objective.") else loss.total - other
+    """What a parameter minimises: the total, or of two players' losses, or of two stages', its own."""
+    apart = ("z@2", "u") if "u" in loss.terms else ("discriminator",)
+    other = sum((loss.terms[name] for name in apart if name in loss.terms), torch.zeros(()))
+    return other if site.startswith("objective.") or ".second_" in site else loss.total - other
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -564,7 +564,7 @@ def hand_ica_vae(p, x, minimum=1e-2, **kw):
     return {"z": log_q - log_p, "x": square / (2 * gamma) + D / 2 * torch.log(2 * math.pi * gamma)}
 
 
-def hand_m2_vae(p, x, y, beta=1.0, classifier_weight=1.0, **kw):
+def hand_m2_vae(p, x, y, beta=1.0, classifier_weight=10.0, **kw):
     """Kingma et al. (2014b), class by class: Eq. 6 where the label is known, Eq. 7 where it is not, and Eq. 9."""
     classes = torch.eye(y.shape[-1], dtype=x.dtype)
     noise = torch.randn(len(classes), *x.shape[:-1], K, dtype=x.dtype)

@@ -10,7 +10,7 @@ from pyro_vaes.experiments import weak_labels as experiment
 
 SMALL = {
     "hidden": [16], "latent_dim": 3, "filters": [4], "labels": {"cnn": [100], "mlp": [100]}, "labelled steps": 80,
-    "start steps": 20, "steps": 10, "lr": 1e-2, "seeds": [0, 1],
+    "start steps": 20, "steps": 10, "style steps": 20, "lr": 1e-2, "seeds": [0, 1],
 }  # fmt: skip
 
 

@@ -46,12 +46,12 @@ class WAE(nn.Module):
         InputError: for bad settings, a model with another latent site than z, a prior that cannot be drawn, a batch of
             one row under ``mmd``.
 
-    Source: Tolstikhin, Bousquet, Gelly & Schoelkopf (2018), Algorithms 1 and 2. The default rate is that
-    of the authors' settings for MNIST, 1e-3 and for D 5e-4; their text has 3e-4 and 1e-3, ``rate=10/3``, under which D
-    won and the codes collapsed in trials of 1500 steps on digits, which is why it is not. Departs from it: the discriminator steps together
-    with the rest, from the same parameters and on the same codes, not before; no pretraining of the encoder (the
-    authors' code first matches mean and covariance of its codes to the prior's); no log p(z) added to D. A prior that
-    learns is moved by the MMD where it can be reparameterised, and by ``gan`` never.
+    Source: Tolstikhin, Bousquet, Gelly & Schoelkopf (2018), Algorithms 1 and 2. The default rate is that of the
+    authors' settings for MNIST, 1e-3 and for D 5e-4. Their text has 3e-4 and 1e-3, ``rate=10/3``, under which D won
+    and the codes collapsed in trials of 1500 steps on digits, which is why it is not. Departs from it: the
+    discriminator steps together with the rest, from the same parameters and on the same codes, not before; no
+    pretraining of the encoder (the authors' code first matches mean and covariance of its codes to the prior's); no
+    log p(z) added to D. A prior that learns is moved by the MMD where it can be reparameterised, and by ``gan`` never.
 
     >>> from pyro_vaes.variants import wae_mmd
     >>> loss = wae_mmd(data_dim=4, latent_dim=2, hidden=(5,))(torch.rand(3, 4))

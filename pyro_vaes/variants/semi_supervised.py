@@ -25,7 +25,7 @@ def m2_vae(
     filters: Sequence[int] = (32, 64),
     shape: Sequence[int] | None = None,
     distort: float = 0.0,
-    classifier_weight: float = 1.0,
+    classifier_weight: float = 10.0,
     beta: float = 1.0,
 ) -> Pair:
     """p: y ~ Cat(1/c), z ~ N(0, I), x ~ Bernoulli(logits(z, y)) | q: Cat(softmax(classifier(x))),
@@ -37,8 +37,8 @@ def m2_vae(
     a ``cnn`` with ``filters`` per layer of images of that ``shape`` (a square by default), which while training are
     turned, scaled and shifted at random for this network alone, as strongly as ``distort`` says
     (:func:`~pyro_vaes.nn.conv.distorted`; 1 suits digits). ``classifier_weight`` is w of
-    :class:`~pyro_vaes.inference.enumerated.Enumerated`. Data are binary, 0 or 1. Departs from Kingma et al., who use
-    softplus units: ReLU.
+    :class:`~pyro_vaes.inference.enumerated.Enumerated`; with a small one q(y | x) soon
+    forgets which class is which. Data are binary, 0 or 1. Departs from Kingma et al., who use softplus units: ReLU.
 
     >>> m2_vae(data_dim=4, condition_dim=3, hidden=(5,)).partial
     True
