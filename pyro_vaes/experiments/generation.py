@@ -37,7 +37,7 @@ from pyro_vaes.evaluation.generation import Judge, frechet_distance, hidden_acti
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.normality import gap, mmd_to, moments, quantile_error, quantiles
 from pyro_vaes.experiments.cells import Cells, compute
-from pyro_vaes.experiments.generation_claims import edges, figures, table, verdicts
+from pyro_vaes.experiments.generation_claims import COLOURS, edges, figures, table, verdicts
 from pyro_vaes.experiments.record import record
 from pyro_vaes.experiments.training import train, trained, untrained
 from pyro_vaes.inference.posterior import reconstruct, sample
@@ -103,8 +103,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
             for dirt in DIRT
         },
         "first seed": {
-            dirt: {name: {key: found[dirt, first]["codes"][name][key] for key in SHOWN_CODES}
-                   for name in found[dirt, first]["codes"]}
+            dirt: {name: {key: found[dirt, first]["codes"][name][key] for key in SHOWN_CODES} for name in COLOURS}
             for dirt in DIRT
         },
     }  # fmt: skip
