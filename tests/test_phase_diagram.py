@@ -76,5 +76,5 @@ def test_claims_by_hand():
     assert more["gain"] == pytest.approx(0.25) and more["verdict"] == "did not hold"
     assert than_induced["gain"] == pytest.approx((1.0 + 0.0) / 2)
     assert experiment.verdicts(errors)[0]["gain"] == pytest.approx(-0.95)
-    errors["linear"]["convex"] = [[[0.5, 0.01], [0.5, 0.5]]]
+    errors["linear"]["convex"] = [[[0.5, 0.5], [0.5, 0.5]]]
     assert experiment.verdicts(errors)[3]["verdict"] == "not tested"
