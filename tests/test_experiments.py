@@ -69,7 +69,7 @@ def test_a_damaged_cell_is_computed_again(tmp_path, alone):
 
 
 def test_cells_of_another_protocol_are_refused(tmp_path):
-    Cells(tmp_path / "cells", {"steps": 1})
+    Cells(tmp_path / "cells", {"steps": 1}).keep((1,), 2, 0.0)
     Cells(tmp_path / "cells", {"steps": 1})
     with pytest.raises(InputError, match="other protocol"):
         Cells(tmp_path / "cells", {"steps": 2})
@@ -127,7 +127,7 @@ def test_cells_of_no_known_protocol_are_refused(tmp_path):
 
 
 def test_cells_of_other_data_are_refused(tmp_path):
-    Cells(tmp_path / "cells", {}, tmp_path / "here")
+    Cells(tmp_path / "cells", {}, tmp_path / "here").keep((1,), 2, 0.0)
     Cells(tmp_path / "cells", {}, tmp_path / "here")
     with pytest.raises(InputError, match="other root"):
         Cells(tmp_path / "cells", {}, tmp_path / "there")

@@ -27,9 +27,12 @@ def kept_labels(pair: "Pair", y: "Tensor | None", labels: int | None, seed: int)
         return y
     if not pair.partial:
         raise InputError(f"labels is {labels}: {pair.name} takes no data without a label, so leave it out")
-    if y is None:
-        raise InputError(f"labels is {labels}, but the data have none")
-    return few_labels(y, labels, seed)
+    if y is None or y.dim() != 1:
+        raise InputError(f"labels is {labels}, but the data have none{'' if y is None else ' beside their pixels'}")
+    try:
+        return few_labels(y, labels, seed)
+    except InputError as error:
+        raise InputError(f"labels is {labels}: {error}") from None
 
 
 def seen_labels(folder: "Run", pair: "Pair", y: "Tensor | None", split: str | None) -> "Tensor | None":

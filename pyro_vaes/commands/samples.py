@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pyro_vaes.pair import Pair
 
 
-def check_samples(folder: "Run", x: "Tensor", labels: "Tensor | None", samples: int, name: str) -> None:
+def check_samples(folder: "Run", pair: "Pair", x: "Tensor", labels: "Tensor | None", samples: int, name: str) -> None:
     """Refuse what cannot be judged, before any work.
 
     Raises:
@@ -22,8 +22,10 @@ def check_samples(folder: "Run", x: "Tensor", labels: "Tensor | None", samples: 
         return
     if folder.config["condition"] not in (None, "labels"):
         raise InputError(f"samples is {samples}: {folder.path} completes images, and draws no new ones")
-    if labels is None or labels.dim() != 1 or len(labels.unique()) < 2:
+    if labels is None or labels.dim() != 1:
         raise InputError(f"samples is {samples}: {name} has no labels, which the features are trained with")
+    if len(labels[_labelled(pair, labels)].unique()) < 2:
+        raise InputError(f"samples is {samples}: {name} has fewer than two labels, so that no features can be trained")
     if not is_image(folder.config["shape"]):
         raise InputError(f"samples is {samples}: {name} holds no images")
     if not 10 <= samples <= len(x) // 2:
@@ -47,6 +49,7 @@ def judged(pair: "Pair", x: "Tensor", labels: "Tensor", shape: Any, samples: int
         return {}
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     held_out, rest = order[:samples], order[samples:]
+    rest = rest[_labelled(pair, labels)[rest]]
     judge = Judge(as_batch(x[rest]), labels[rest], as_batch(x[held_out]), shape, neighbours=5)
     drawn = sample(pair, samples, labels[held_out] if pair.condition_dim else None, seed=seed)
     found = judge(drawn)
@@ -55,3 +58,8 @@ def judged(pair: "Pair", x: "Tensor", labels: "Tensor", shape: Any, samples: int
         **{f"{samples} data: {name}": value for name, value in judge.real.items()},
         "features: sha256 of a classifier of these data": judge.digest,
     }
+
+
+def _labelled(pair: "Pair", labels: "Tensor") -> "Tensor":
+    """Which data have a label: all of them, but where a pair takes -1 for none."""
+    return labels >= 0 if pair.partial else labels == labels

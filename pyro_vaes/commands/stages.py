@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_vaes.errors import InputError, said
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,8 +18,15 @@ def check_stages(pair: "Pair", plan: dict[str, Any], stage_steps: Any) -> None:
     """Refuse steps per stage that the pair cannot have; a pair without stages must be given none."""
     from pyro_vaes.inference.stages import plans_of, stages_of
 
-    if stages_of(pair) or stage_steps is not None:
-        plans_of(pair, plan | ({} if stage_steps is None else {"steps": stage_steps}))
+    if stage_steps is not None and not stages_of(pair):
+        raise InputError(f"stage_steps is {said(stage_steps)}: {pair.name} has no stages, so leave it out")
+    if stages_of(pair):
+        try:
+            plans_of(pair, plan | ({} if stage_steps is None else {"steps": stage_steps}))
+        except InputError as error:
+            raise InputError(
+                str(error) if stage_steps is None else f"stage_steps is {said(stage_steps)}: {error}"
+            ) from None
 
 
 def fitted(
@@ -62,6 +71,9 @@ def report(pair: "Pair", history: "History", folder: Path) -> list[str]:
 
     shown, figures = bound_in_words(pair), []
     for title, figure, rows, steps in parts(pair, history, folder):
+        if not rows:  # somebody has emptied metrics.jsonl: the parameters are there all the same
+            print(f"{title}: metrics.jsonl holds no steps, so there is no curve")
+            continue
         write_figure(figure, training(rows, title, shown))
         figures.append(figure.name)
         last = rows[-max(1, len(rows) // 20) :]
@@ -95,7 +107,7 @@ def parts(pair: "Pair", history: "History", folder: Path) -> "Iterator[tuple[str
     taken = 0
     for stage in stages_of(pair):
         rows = [row for row in history.rows if row["stage"] == stage]
-        steps = rows[-1]["step"] - taken
+        steps = rows[-1]["step"] - taken if rows else 0
         yield f"{pair.name}, stage {stage}", folder / f"training-stage-{stage}.png", rows, steps
         taken += steps
 

@@ -189,6 +189,7 @@ def do_resume(run: str) -> int:
     for config in (folder.config for folder in folders):
         pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
         _first_parameters(pairs[-1], config.get("start"))
+    check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
     return _train(folders, pairs, x, y, resume=True)

@@ -208,7 +208,7 @@ def do_evaluate(
     kind = binarised_how(folder)
     condition = folder.config["condition"]
     x, labels, _ = modelled(condition, dataset, x)
-    check_samples(folder, x, labels, samples, dataset.name)
+    check_samples(folder, pair, x, labels, samples, dataset.name)
     seen = seen_labels(folder, pair, labels, split)
     y = condition_for(pair, condition, x, seen, dataset.name)
     found = clean_pair(pair, x, y)

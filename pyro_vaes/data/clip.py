@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, said, whole
 
 
 class Clip(NamedTuple):
@@ -49,6 +49,8 @@ def clip(
     whole("objects", objects, low=0)
     if side > min(height, width):
         raise InputError(f"side is {side}: it must be at most {min(height, width)}, the image's")
+    if not isinstance(generator, Generator):
+        raise InputError(f"generator is {said(generator)}: it must be a torch.Generator")
     coarse = torch.rand(1, 1, max(2, height // 3), max(2, width // 3), generator=generator)
     texture = 0.25 + 0.4 * interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0, 0]
     ramp = torch.linspace(-0.5, 0.5, width).expand(height, width)

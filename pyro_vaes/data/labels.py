@@ -19,7 +19,8 @@ def few_labels(y: Tensor, count: int, seed: int = 0) -> Tensor:
     >>> few_labels(torch.tensor([0, 1, 0, 1, 1, 0]), 2).sort().values
     tensor([-1, -1, -1, -1,  0,  1])
     """
-    if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.dtype == torch.bool or len(y) == 0:
+    odd = not isinstance(y, Tensor) or y.dim() != 1 or len(y) == 0
+    if odd or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError("y must be whole labels (N,), of which a few are kept")
     classes = y.unique().tolist()
     whole("count", count, low=len(classes)), whole("seed", seed, low=0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.errors import InputError, number, said, unknown, whole
 
 KINDS = ("linear", "curved")
 
@@ -67,6 +67,10 @@ def contaminated(
     number("curvature", curvature, open_low=True), number("magnitude", magnitude, open_low=True)
     if kind not in KINDS:
         raise unknown("kind", str(kind), KINDS)
+    if n * d < 2:
+        raise InputError("n and d are 1: a single entry has no standard deviation, in whose units the data are")
+    if not isinstance(generator, Generator):
+        raise InputError(f"generator is {said(generator)}: it must be a torch.Generator")
 
     def gaussian(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, generator=generator)

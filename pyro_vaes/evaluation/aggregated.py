@@ -118,6 +118,7 @@ def code_site(pair: Pair, x: Tensor, y: Tensor | None = None, site: str | None =
     >>> code_site(ladder_vae(data_dim=4), torch.ones(1, 4))
     'z_3'
     """
+    check_data(pair, x, support=False)
     known = _codes(pair, x, y)
     if not known:
         raise InputError(f"{pair.name} has no code of real numbers: there is no posterior to aggregate")

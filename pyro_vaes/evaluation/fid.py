@@ -65,6 +65,8 @@ def inception_images(x: Tensor, shape: Sequence[int]) -> Tensor:
     >>> inception_images(torch.tensor([[0.0, 0.5, 1.0, 0.2]]), (2, 2)).tolist()
     [[[[0, 128], [255, 51]]]]
     """
+    if not isinstance(shape, Sequence) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise InputError(f"shape is {shape!r}: it must be (H, W), (1, H, W) or (3, H, W)")
     size = tuple(shape)
     if len(size) not in (2, 3) or (len(size) == 3 and size[0] not in (1, 3)) or torch.Size(size).numel() != x.shape[1]:
         raise InputError(f"shape {size} is not that of a grey or colour image of {x.shape[1]} entries")

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, short, whole
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.prdc import prdc
+from pyro_vaes.inference.guard import as_batch
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -112,8 +113,9 @@ def total_variation(x: Tensor, shape: Sequence[int]) -> float:
     0.5
     """
     rows = _features("x", x, low=1)
-    if len(shape) not in (2, 3) or np.prod(shape) != rows.shape[1] or np.prod(shape[-2:]) < 2:
-        raise InputError(f"shape {tuple(shape)} is not that of an image of {rows.shape[1]} entries")
+    known = isinstance(shape, Sequence) and len(shape) in (2, 3) and all(isinstance(n, int) and n > 0 for n in shape)
+    if not known or np.prod(shape) != rows.shape[1] or np.prod(shape[-2:]) < 2:
+        raise InputError(f"shape {shape} is not that of an image of {rows.shape[1]} entries")
     images = rows.reshape(-1, *shape[-2:])
     steps = [np.abs(np.diff(images, axis=axis)).ravel() for axis in (1, 2)]
     return float(np.concatenate(steps).mean())
@@ -184,14 +186,24 @@ class Judge:
         whole("seed", seed, low=0)
         if neighbours is not None and len(held_out) <= whole("neighbours", neighbours):
             raise InputError(f"held_out has {len(held_out)} rows: {neighbours} neighbours take more")
+        if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.is_complex():
+            raise InputError("y must be whole labels (N,)")
         if len(x) != len(y):
             raise InputError(f"x has {len(x)} data, y has {len(y)} labels: they must agree")
+        # Bytes and floats of one image are the same image.
+        x, held_out = as_batch(x), as_batch(held_out)
+        total_variation(held_out[:1], shape)
         self.x, self.shape, self.neighbours = x, tuple(shape), neighbours
         # A tenth is kept back to say when to stop, so that the features are not those of noise learned by heart.
         self.classifier = MLPClassifier(
             hidden, batch_size=min(200, len(x) // 2), early_stopping=True, n_iter_no_change=3, random_state=seed
         )
-        self.classifier.fit(_features("x", x), y.numpy())
+        try:
+            self.classifier.fit(_features("x", x), y.cpu().numpy())
+        except ValueError as error:  # too few data of a class, or too few for so many classes
+            raise InputError(
+                f"no classifier can be trained on {len(x)} data with these labels: {short(error)}"
+            ) from None
         self.digest = digest(self.classifier)
         self.features = hidden_activations(self.classifier, held_out)
         # Against itself the distance is 0, which no finite set of new data reaches: against the training data.
@@ -200,6 +212,9 @@ class Judge:
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """Measure samples: (n, d), pixels as those of the data."""
+        if samples.dim() != 2 or samples.shape[1] != self.x.shape[1]:
+            raise InputError(f"samples have shape {tuple(samples.shape)}: it must be (n, {self.x.shape[1]})")
+        samples = as_batch(samples)
         chances = self.classifier.predict_proba(_features("samples", samples))
         return {
             **self._in_features(hidden_activations(self.classifier, samples)),
@@ -230,6 +245,8 @@ def digest(classifier: Any) -> str:
 
 
 def _features(name: str, a: Tensor, low: int = 2) -> np.ndarray:
+    if not isinstance(a, Tensor):
+        raise InputError(f"{name} is a {type(a).__name__}: it must be a tensor (n, p)")
     if a.ndim != 2 or len(a) < low or not a.shape[1]:
         raise InputError(f"{name} has shape {tuple(a.shape)}: it must be (n, p), n at least {low}")
     if not bool(a.isfinite().all()):

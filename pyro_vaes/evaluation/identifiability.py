@@ -77,8 +77,8 @@ def matched(found: Tensor, true: Tensor) -> Matched:
     from scipy.optimize import linear_sum_assignment
 
     for name, value in (("found", found), ("true", true)):
-        if value.dim() != 2 or len(value) < 2 or not torch.isfinite(value).all():
-            raise InputError(f"{name} must be finite and (n, k), n at least 2, not {tuple(value.shape)}")
+        if not _matrix(value) or len(value) < 2 or not value.shape[1]:
+            raise InputError(f"{name} must be finite and (n, k), n at least 2, not {_said(value)}")
     if len(found) != len(true) or found.shape[1] < true.shape[1]:
         raise InputError(
             f"{tuple(found.shape)} codes cannot be matched with {tuple(true.shape)} sources: it must be one row per "
@@ -97,10 +97,20 @@ def _unit(value: Tensor) -> Tensor:
 
 
 def _mixing(name: str, value: Tensor) -> Tensor:
-    if value.dim() != 2 or value.shape[1] < 2 or not torch.isfinite(value).all():
-        raise InputError(f"{name} must be finite and (d, k), k at least 2, not {tuple(value.shape)}")
+    if not _matrix(value) or value.shape[1] < 2:
+        raise InputError(f"{name} must be finite and (d, k), k at least 2, not {_said(value)}")
     value = value.detach().double()
     value = value / value.norm(dim=0).clamp(min=1e-300)
     if int(torch.linalg.matrix_rank(value)) < value.shape[1]:
         raise InputError(f"{name} of shape {tuple(value.shape)} has rank below {value.shape[1]}: no source can be read")
     return value
+
+
+def _matrix(value: object) -> bool:
+    return (
+        isinstance(value, Tensor) and value.dim() == 2 and not value.is_complex() and bool(torch.isfinite(value).all())
+    )
+
+
+def _said(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

@@ -144,6 +144,7 @@ def mmd_to(
     >>> abs(value) < 5 * error
     True
     """
+    whole("seed", seed, low=0)
     z = _draws(z)[: None if limit is None else whole("limit", limit, low=2)]
     if other is None:
         other = torch.randn(z.shape, dtype=z.dtype, generator=torch.Generator().manual_seed(seed)).to(z.device)
@@ -160,6 +161,6 @@ def _draws(z: Tensor) -> Tensor:
         raise InputError(
             f"draws are {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}: it must be (n, k)"
         )
-    if not bool(torch.isfinite(z).all()):
-        raise InputError("draws are not finite everywhere")
+    if z.is_complex() or not bool(torch.isfinite(z).all()):
+        raise InputError("draws are not finite, real numbers everywhere")
     return z.detach().double()

@@ -55,7 +55,8 @@ class Cells:
         stamp = {"protocol": protocol, "versions": here, "root": str(root.resolve()) if root else None}
         stamp = json.loads(json.dumps(stamp))
         file = folder / PROTOCOL
-        if not file.exists() and not self._files():
+        # Without a cell there is nothing that another protocol could be mixed with.
+        if not self._files():
             write_atomically(file, json.dumps(stamp, indent=2).encode())
         elif (found := _read(file)) != stamp:
             old = found if isinstance(found, dict) else {}

@@ -78,9 +78,9 @@ PASSES, RATE = 5, 1 / 5
 def reproduce(out: Path, scale: str, root: Path) -> Path:
     """Run the protocol and record its numbers and figures."""
     settings = SCALES[scale]
-    cells = Cells(out / f"{NAME}.{scale}.cells", {**settings, "ways": WAYS}, root)
     known: dict[str, Any] = {"scale": scale, "root": str(root)}
-    data(**known)  # a missing data set is told before any process starts
+    data(**known)  # a missing data set is told before anything is written
+    cells = Cells(out / f"{NAME}.{scale}.cells", {**settings, "ways": WAYS}, root)
     found = compute(
         partial(cell, **known),
         [(dirt, seed) for dirt in DIRT for seed in settings["seeds"]],

@@ -120,11 +120,11 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
 
 def _there(name: str, root: Path) -> bool:
     """Whether the root holds the data set; the first one must be there, and says itself what it lacks."""
-    if name == SETS[0]:
-        return True
     try:
         load(name, root=root, limit=1)
     except InputError:
+        if name == SETS[0]:
+            raise
         return False
     return True
 

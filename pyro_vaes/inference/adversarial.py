@@ -51,7 +51,7 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
         real: (n, ...). fake: (m, ...), with the history of what made it.
 
     Raises:
-        InputError: for a D that does not give one logit per row.
+        InputError: for a D that is no module, or does not give one logit per row.
 
     Source: Goodfellow et al. (2014), Eq. 1 and 3, where the second form of the generator's loss is the default here.
 
@@ -63,6 +63,8 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
     >>> torch.autograd.grad(found.discriminator, fake, allow_unused=True)
     (None,)
     """
+    if not isinstance(discriminator, nn.Module):
+        raise InputError(f"the discriminator is a {type(discriminator).__name__}: it must be a module")
     # Tensors of the module as they are now: while a step is traced, others stand in for them.
     held = {name: t.detach() for name, t in (*discriminator.named_parameters(), *discriminator.named_buffers())}
     to_generator = _logits(functional_call(discriminator, held, (fake,)), fake)
@@ -73,6 +75,8 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
 
 
 def _logits(found: Tensor, rows: Tensor) -> Tensor:
+    if not isinstance(found, Tensor):
+        raise InputError(f"the discriminator gives a {type(found).__name__}: it must be a tensor, one logit each")
     if tuple(found.shape) not in ((len(rows),), (len(rows), 1)):
         raise InputError(
             f"the discriminator gives {tuple(found.shape)} for {len(rows)} rows: it must be one logit each"

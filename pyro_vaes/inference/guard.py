@@ -122,6 +122,8 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
     if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
+    if y.layout != torch.strided:
+        raise InputError("y is sparse: it must be an ordinary tensor")
     if y.is_complex():
         raise InputError(f"y has dtype {y.dtype}: it must be real")
     if y.dim() == 1:

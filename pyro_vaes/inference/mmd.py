@@ -36,8 +36,8 @@ def mmd(
         a scalar; gradients flow to both sets, and nothing looks at values.
 
     Raises:
-        InputError: for sets that are not matrices of as many columns, fewer than two rows, an unknown kernel, or a
-            bandwidth that is not above 0.
+        InputError: for sets that are not matrices of as many columns and one dtype, fewer than two rows, an unknown
+            kernel, or a bandwidth that is not above 0.
 
     Source: Gretton et al. (2012), Eq. 3; kernels: Tolstikhin et al. (2018), 4, where h = 2 k sigma_z^2; the seven
     scales are those of their code.
@@ -99,7 +99,13 @@ def _check(a: Tensor, b: Tensor, kernel: str, bandwidth: float | Tensor | None) 
         raise unknown("kernel", str(kernel), list(KERNELS))
     if bandwidth is not None and not isinstance(bandwidth, Tensor):
         number("bandwidth", bandwidth, open_low=True)
-    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1]:
+    if isinstance(bandwidth, Tensor) and bandwidth.numel() != 1:
+        raise InputError(f"bandwidth has shape {tuple(bandwidth.shape)}: it must be one number")
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        raise InputError(f"the sets are {type(a).__name__} and {type(b).__name__}: they must be tensors")
+    if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or not a.shape[1]:
         raise InputError(f"the sets are {tuple(a.shape)} and {tuple(b.shape)}: they must be (n, k) and (m, k)")
+    if a.dtype != b.dtype or not a.is_floating_point():
+        raise InputError(f"the sets are {a.dtype} and {b.dtype}: they must be floating point, of one kind")
     if min(len(a), len(b)) < 2:
         raise InputError(f"the sets hold {len(a)} and {len(b)} rows: a discrepancy takes at least 2 of each")

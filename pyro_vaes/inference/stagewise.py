@@ -90,9 +90,14 @@ class Stagewise(nn.Module):
 
     def _costs(self, q: dict[str, Any], p: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Costs by site of the two stages, and log q(z | x), which with ``z@2`` is what z costs in the hierarchy."""
-        above = [name for name, site in q.items() if site["type"] == "sample" and name != CODE]
-        if CODE not in q or CODE not in p or not above:
-            raise InputError(f"Stagewise needs a site {CODE!r} and sites above it: the guide has {sorted(q)}")
+        drawn = [name for name, site in q.items() if site["type"] == "sample"]
+        above = [name for name in drawn if name != CODE]
+        if CODE not in drawn or CODE not in p or not above:
+            raise InputError(f"Stagewise needs a site {CODE!r} and sites above it: the guide has {drawn}")
+        order = list(p)
+        below = [name for name in above if name in p and order.index(name) > order.index(CODE)]
+        if below:
+            raise InputError(f"Stagewise needs sites above {CODE!r}: the model draws {below} after it")
         code = q[CODE]["value"]
         standard = dist.Normal(torch.zeros_like(code), torch.ones_like(code)).to_event(1)
         given = code.detach()

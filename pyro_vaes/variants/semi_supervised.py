@@ -47,9 +47,12 @@ def m2_vae(
     c = whole("condition_dim", condition_dim, low=2, high=10**6)
     if len(hidden) == 0:
         raise InputError("hidden is empty: the encoder needs a layer in which x and y meet")
+    check_sizes(data_dim, latent_dim, filters, "filters")
     if classifier == "cnn":
         network: nn.Module = ConvClassifier(image_shape(shape, data_dim), filters, c, number("distort", distort))
     elif classifier == "mlp":
+        if (tuple(filters), shape, distort) != ((32, 64), None, 0.0):
+            raise InputError("filters, shape and distort are of classifier 'cnn': 'mlp' has none of them")
         network = PointEncoder(data_dim, hidden, c)
     else:
         raise unknown("classifier", str(classifier), ["mlp", "cnn"])
