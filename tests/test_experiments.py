@@ -8,7 +8,7 @@ import pytest
 from pyro_vaes.errors import InputError
 from pyro_vaes.experiments import cells as module
 from pyro_vaes.experiments.cells import Cells, compute
-from pyro_vaes.experiments.verdicts import interval, untested, verdict, verdict_rows
+from pyro_vaes.experiments.verdicts import interval, share_verdict, untested, verdict, verdict_rows
 
 SETTINGS = [("a", 1), ("a", 2), ("b", 1)]
 
@@ -218,6 +218,15 @@ def test_verdicts_can_fail():
     rows = verdict_rows({"verdicts": [verdict("c", "s", [0.1, 0.3]), untested("d", "s", "why")]})
     assert rows[0][2:] == ["did not hold", "+0.2 (-1.07 to +1.47), 2 seeds"]
     assert rows[1] == ["d", "s", "not tested", "why"]
+
+
+def test_a_share_is_judged_by_its_exact_interval():
+    """n of n: the lower end is 0.025^(1/n), by hand; the interval of Student has no width there."""
+    found = share_verdict("c", "s", [True] * 40, 0.95)
+    assert found["gain"] == pytest.approx(0.05) and found["verdict"] == "did not hold"
+    assert found["interval"] == pytest.approx([0.025 ** (1 / 40) - 0.95, 0.05], rel=1e-6)
+    assert verdict("c", "s", [0.05] * 40)["verdict"] == "held"
+    assert share_verdict("c", "s", [True] * 100, 0.95)["verdict"] == "held"
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):

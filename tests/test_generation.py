@@ -55,6 +55,22 @@ def test_pairs_go_on_from_the_same_start(small):
     assert x1.shape == x[:4].shape and not torch.equal(x1, x[:4])
 
 
+def test_pooled_images_keep_the_balance_of_whole_ones(small, monkeypatch):
+    """The l2-VAE's KL counts 1 / pool^2: of pooled digits a whole one would leave no code in use."""
+    from pyro_vaes.experiments.training import trained
+
+    seen = {}
+
+    def spy(name, x, *, seed, arguments, **plan):
+        seen[name] = arguments.get("beta"), plan["schedules"]["beta"].end
+        return trained(name, x, seed=seed, arguments=arguments, **plan)
+
+    monkeypatch.setattr(generation, "trained", spy)
+    x = generation.data("quick", "")[0].x
+    generation.trained_pairs(x, 0, generation.SCALES["quick"] | {"pool": 2})
+    assert seen == {"l2_vae": (0.25, 0.25), "indexed_ic_vae": (None, 1.0)}
+
+
 def test_histogram_by_hand():
     found = generation.histogram(torch.tensor([[0.0], [0.2]]), torch.tensor([[0.1]]))
     assert found["mean"] == pytest.approx(0.1) and sum(found["counts"]) == 2

@@ -260,3 +260,8 @@ def test_no_label_is_no_class_to_judge_samples_by(fitted, capsys):
     _, _, run = fitted(*M2, y=np.where(np.arange(30) < 20, -1, 1))
     assert main(["evaluate", str(run), "--samples", "10"]) == 2
     assert "fewer than two labels" in capsys.readouterr().err
+
+
+def test_a_beta_of_no_name_is_refused():
+    with pytest.raises(pv.InputError, match="beta weighs 3: its keys must be the names of sites"):
+        pv.ELBO(beta={3: 1.0})

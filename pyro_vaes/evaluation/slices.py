@@ -21,7 +21,9 @@ class Line(NamedTuple):
     low: Tensor
 
 
-def line(x: Tensor, W: Tensor, z: Tensor, direction: Tensor, *, reach: float, points: int = 801) -> Line:
+def line(
+    x: Tensor, W: Tensor, z: Tensor, direction: Tensor, *, reach: float, points: int = 801, beside: float = 0.0
+) -> Line:
     r"""Move one datum's code so that its first error takes every value around its own.
 
     .. math:: z(t) = z - (t - e_1) u / (W u)_1, \qquad e(t) = x - W z(t), \quad\text{so that}\ e_1(t) = t
@@ -29,7 +31,8 @@ def line(x: Tensor, W: Tensor, z: Tensor, direction: Tensor, *, reach: float, po
     Args:
         x: the datum (d,). W: (d, r). z: the code to start from (r,), direction: u (r,). reach: t lies within e_1 +-
             reach, on ``points`` even steps, at e_1 itself and wherever an error is exactly zero, where logarithms have
-            their poles.
+            their poles. beside: at e_1 +- this, too, so that the lowest point of a convex energy is known to be
+            there to this: even steps alone would miss one between two of them.
 
     Raises:
         InputError: if the direction does not move the first entry.
@@ -38,13 +41,14 @@ def line(x: Tensor, W: Tensor, z: Tensor, direction: Tensor, *, reach: float, po
     >>> one.t, one.e[:, 1]
     (tensor([-1.,  0.,  1.,  3.]), tensor([-2., -1.,  0.,  2.]))
     """
-    number("reach", reach, open_low=True)
+    number("reach", reach, open_low=True), number("beside", beside, low=0)
     step = W @ direction
     if not bool(step[0].abs() > 1e-9):
         raise InputError("the direction does not move the first entry: take another")
     slope, error = step / step[0], x - W @ z
     zeros = error[0] - error / slope
-    t = torch.cat([torch.linspace(-reach, reach, points, dtype=x.dtype) + error[0], zeros, error[:1]])
+    near = error[0] + beside * torch.tensor([-1.0, 0.0, 1.0], dtype=x.dtype)
+    t = torch.cat([torch.linspace(-reach, reach, points, dtype=x.dtype) + error[0], zeros, near])
     t = t[(t - error[0]).abs() <= reach].unique()
     codes = z - (t - error[0])[:, None] * direction / step[0]
     # From the slope, not from the codes: what is zero must be zero to the last bit.

@@ -20,9 +20,10 @@ the affine iC-VAE with four codes (floor learned) and each pixel's median. Claim
 the iC-VAE beats RPCA.
 
 Both iC-VAEs are trained with Adam at 0.005 down to 0 along a cosine, all data in one batch, beta rising from 0 to 1 in
-the first half. All claims were fixed before any training. Scales: ``quick`` is 2000 steps and 40 problems per share,
-``paper`` 10,000 and 200. The problems of ``quick`` were ten at first; the claims about the convex energy were too close
-to call with those, and only their number was changed.
+the first half. All claims were fixed before any training. Scales: ``quick`` is 2000 steps and 100 problems per share,
+``paper`` 10,000 and 200. The problems of ``quick`` were ten at first, then 40: the claims about the convex energy were
+too close to call with ten, and of 40 that all agree the exact interval of their share, by which a share is judged
+against 95 %, begins at 91 %. Only their number was changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ from pyro_vaes.experiments.cells import Cells, Setting, compute
 from pyro_vaes.experiments.energy_figures import figures
 from pyro_vaes.experiments.record import markdown_table, record
 from pyro_vaes.experiments.training import trained
-from pyro_vaes.experiments.verdicts import interval, verdict
+from pyro_vaes.experiments.verdicts import interval, share_verdict, verdict
 from pyro_vaes.inference.posterior import reconstruct
 from pyro_vaes.inference.proposition1 import solve
 from pyro_vaes.pair import Pair
@@ -52,9 +53,9 @@ ENERGIES = ("convex", "induced AE", "VAE")
 SHARES = (0.2, 0.45)
 DIRECTIONS = ("PCA", "convex RPCA", "Proposition 1", "affine iC-VAE")
 BACKGROUNDS = ("median", "convex RPCA", "affine iC-VAE")
-FLOOR, REACH, SHARE, NOISE, SHOWN = 1e-3, 6.0, 0.95, 0.05, 4
+FLOOR, REACH, SHARE, NOISE, SHOWN, NEAR = 1e-3, 6.0, 0.95, 0.05, 4, 1e-4
 SCALES: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 2000, "lr": 5e-3, "problems": 40, "frames": 120, "seeds": [0, 1, 2, 3, 4]},
+    "quick": {"steps": 2000, "lr": 5e-3, "problems": 100, "frames": 120, "seeds": [0, 1, 2, 3, 4]},
     "paper": {"steps": 10_000, "lr": 5e-3, "problems": 200, "frames": 200, "seeds": [0, 1, 2, 3, 4]},
 }
 
@@ -98,15 +99,20 @@ def cell(kind: str, share: float, seed: int, scale: str) -> dict[str, Any]:
     return _outlier(seed, plan) if kind == "outlier" else _clip(seed, plan)
 
 
-def _slice(share: float, seed: int, plan: Mapping[str, Any]) -> dict[str, Any]:
+def drawn(share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W (d, r), codes Z (n, r), a direction (r,) and errors E (n, d) of one problem."""
     g, n, d, r = torch.Generator().manual_seed(seed), 40, 20, 2
     W, Z, direction = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((d, r), (n, r), (r,)))
     mask = torch.rand(n, d, generator=g) < share
     mask[0, 0] = True
-    E = torch.where(mask, 6 * torch.rand(n, d, generator=g, dtype=torch.float64) - 3, 0.0)
+    return W, Z, direction, torch.where(mask, 6 * torch.rand(n, d, generator=g, dtype=torch.float64) - 3, 0.0)
+
+
+def _slice(share: float, seed: int, plan: Mapping[str, Any]) -> dict[str, Any]:
+    W, Z, direction, E = drawn(share, seed)
     low = Z @ W.T
     x = low[0] + E[0]
-    on = line(x, W, Z[0], direction, reach=REACH)
+    on = line(x, W, Z[0], direction, reach=REACH, beside=NEAR)
     energies = convex_energy(on, low[1:], E[1:]), induced_energy(on, FLOOR), vae_energy(on, x, W, FLOOR)
     truth = E[0, 0].item()
     return {
@@ -215,10 +221,10 @@ def verdicts(
     found = []
     for share, problems in slices.items():
         where = f"slice with {float(share):.0%} outliers"
-        true = {name: np.array([p[name]["off"] < 1e-4 for p in problems], dtype=float) for name in ENERGIES}
+        true = {name: np.array([p[name]["off"] < NEAR for p in problems], dtype=float) for name in ENERGIES}
         for name in ENERGIES:
             claim = f"{where}: the {name} energy is lowest at the truth in more than {SHARE:.0%} (share above it)"
-            found.append(verdict(claim, SOURCE, (true[name] - SHARE).tolist(), per="problems"))
+            found.append(share_verdict(claim, SOURCE, (true[name] > 0).tolist(), SHARE))
         fewer = [float(p["induced AE"]["minima"] - p["VAE"]["minima"]) for p in problems]
         found.append(verdict(f"{where}: the induced AE has more local minima than the VAE", SOURCE, fewer, "problems"))
         if float(share) == max(SHARES):
@@ -239,7 +245,7 @@ def table(result: dict[str, Any]) -> str:
     for share, problems in result["slices"].items():
         for name in ENERGIES:
             minima = [p[name]["minima"] for p in problems]
-            true = sum(p[name]["off"] < 1e-4 for p in problems)
+            true = sum(p[name]["off"] < NEAR for p in problems)
             label = f"slice, {float(share):.0%} outliers: local minima (lowest at the truth)"
             rows.append([label, name, f"{_mean(minima, 1)} ({true} of {len(problems)})"])
     rows += [["one outlier: turned by, degrees", name, _mean(v, 1)] for name, v in result["degrees"].items()]

@@ -19,7 +19,10 @@ clean image and no label is used in training.
 Scales: ``paper`` is S0's App. B (784-1000-500-250-30; 600,000 steps of batch 100, learning rate 0.0001, then 100,000
 more; the optimiser is not stated: Adam). ``quick``: the first 12,000 images, pooled to 14 x 14, 196-256-128-30, 3000
 steps at a learning rate of 0.001 falling to zero along a cosine, then 500 more; and the weight of the KL term rises
-from 0 to 1 over the first half of the 3000 in both pairs, without which so few steps leave the iC-VAE half trained.
+from 0 to its full one over the first half of the 3000 in both pairs, without which so few steps leave the iC-VAE half
+trained. The KL term of the l2-VAE counts 1 / 4 there, since a sum of squares over 2 x 2 pooled images is about four
+times smaller: with a whole one two of its codes are in use on clean digits, and none on dirty ones. (The iC-VAE's
+likelihood has no unit: it finds a scale of its own.)
 """
 
 from functools import cache, partial
@@ -142,7 +145,11 @@ def trained_pairs(x: Tensor, seed: int, settings: dict[str, Any]) -> dict[str, P
     plan: dict[str, Any] = {key: settings[key] for key in ("batch_size", "lr", "schedule")}
     if settings["warm-up"]:
         plan["schedules"] = {"beta": Linear(0.0, 1.0, settings["warm-up"])}
-    l2 = trained("l2_vae", x, seed=seed, arguments=arguments, **plan, steps=settings["steps"])
+    # A sum of squares over pooled images is about pool^2 times smaller: the balance is that of whole ones.
+    fair = 1 / settings["pool"] ** 2
+    warm = {"schedules": {"beta": Linear(0.0, fair, settings["warm-up"])}} if settings["warm-up"] else {}
+    balanced: dict[str, Any] = {**plan, **warm, "arguments": {**arguments, "beta": fair}}
+    l2 = trained("l2_vae", x, seed=seed, steps=settings["steps"], **balanced)
     start = trained("indexed_ic_vae", x, seed=seed, arguments=arguments, **plan, steps=settings["steps"])
     plan.pop("schedules", None)
     plan |= {"lr": settings["lr"] * RATE, "steps": settings["more"]}

@@ -57,8 +57,8 @@ def claims(settings: Mapping[str, Any]) -> list[Claim]:
     found: list[Claim] = [
         (f"two-stage VAE: samples are flat in k (distance at k = {last} below {FLAT} times the smallest from k = "
          f"{first} on)", "S3 IV; E29", lambda of: FLAT - of.rise(TWO)),
-        ("only the two-stage VAE's samples are flat in k: each of the others rises by more", "S3 IV; E29",
-         lambda of: np.min([of.rise(name) for name in ONE_STAGE], 0) - FLAT),
+        ("only the two-stage VAE's samples are flat in k: it is, and each of the others rises by more", "S3 IV; E29",
+         lambda of: np.minimum(np.min([of.rise(name) for name in ONE_STAGE], 0) - FLAT, FLAT - of.rise(TWO))),
     ]  # fmt: skip
     found += [
         (f"{LABELS[name]}: samples rise more with k than the two-stage VAE's", "S3 IV; E29",
@@ -85,8 +85,8 @@ def claims(settings: Mapping[str, Any]) -> list[Claim]:
         *((f"{LABELS[wae]}'s samples are closer to images than those of: {LABELS[vae]} (k = {k})", "S3 IV; E26",
            lambda of, wae=wae, vae=vae: of(vae) - of(wae))
           for wae in ("wae_mmd", "wae_gan") for vae in ("l2_vae", "gamma_vae")),
-        (f"learned gamma's samples are closer to images than fixed gamma's (k = {k})", "Dai & Wipf 2019, Fashion-MNIST",
-         lambda of: of("l2_vae") - of("gamma_vae")),
+        (f"learned gamma's samples are closer to images than fixed gamma's (k = {k})",
+         "Dai & Wipf 2019, Fashion-MNIST only", lambda of: of("l2_vae") - of("gamma_vae")),
     ]  # fmt: skip
     return found
 

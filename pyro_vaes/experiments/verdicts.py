@@ -59,6 +59,33 @@ def verdict(claim: str, source: str, gains: Sequence[float], per: str = "seeds")
     }  # fmt: skip
 
 
+def share_verdict(
+    claim: str, source: str, right: Sequence[bool], above: float, per: str = "problems"
+) -> dict[str, Any]:
+    """Judge the claim that a share is above some value, from independent trials.
+
+    By the exact interval of a share: of trials that all agree, however few, :func:`interval` has no width.
+
+    Args:
+        right: whether each trial came out as claimed. above: the value, in [0, 1]; gain and interval are what is
+            above it. claim, source, per: as in :func:`verdict`.
+
+    Source: Clopper & Pearson (1934).
+
+    >>> [share_verdict("nearly all", "S0", [True] * n, 0.95)["verdict"] for n in (40, 100)]
+    ['did not hold', 'held']
+    """
+    from scipy.stats import binomtest
+
+    trials = np.asarray(right, dtype=bool)
+    found = binomtest(int(trials.sum()), len(trials)).proportion_ci(0.95, method="exact")
+    low, high = float(found.low) - above, float(found.high) - above
+    return {
+        "claim": claim, "source": source, "verdict": HELD if low > 0 else FAILED,
+        "gain": float(trials.mean()) - above, "interval": [low, high], "seeds": len(trials), "per": per,
+    }  # fmt: skip
+
+
 def untested(claim: str, source: str, why: str) -> dict[str, Any]:
     """Say that a claim was not put to the test, and why.
 

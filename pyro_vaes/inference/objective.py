@@ -128,6 +128,9 @@ class ELBO(nn.Module):
         for name, sites in (("sampled", sampled), ("exact", exact)):
             if isinstance(sites, str) or not isinstance(sites, Sequence):
                 raise InputError(f"{name} is {sites!r}: it must be a list of sites")
+        unnamed = [site for site in beta if not isinstance(site, str)] if isinstance(beta, Mapping) else []
+        if unnamed:
+            raise InputError(f"beta weighs {unnamed[0]!r}: its keys must be the names of sites")
         weighed = sorted(set(exact) & set(beta)) if isinstance(beta, Mapping) else []
         if weighed:
             raise InputError(f"beta weighs site {weighed[0]!r}, which is exact: its term is the data's")
