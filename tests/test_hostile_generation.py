@@ -110,6 +110,12 @@ def test_codes_are_asked_for_by_name_and_moved_by_numbers():
     says(lambda: prior_draws(pair, "z", 3, seed=-1), "seed is -1")
 
 
+def test_a_weight_too_large_is_not_blamed_on_the_engine():
+    pair = pv.wae_mmd(4, 2, (3,), weight=1e38)
+    with pytest.raises(pv.Diverged, match="step 0: loss and gradients are finite, but too large"):
+        pv.fit(pair, torch.rand(6, 4), steps=2, engine="eager", progress=False)
+
+
 def test_labels_of_a_strange_kind_are_refused():
     pair = pv.m2_vae(4, condition_dim=3, latent_dim=2, hidden=(3,))
     says(lambda: check_condition(pair, torch.ones(3, 4), torch.eye(3).to_sparse()), "y is sparse")

@@ -143,6 +143,8 @@ class Loop:
                     return error if len(self.tracks) == 1 else Diverged(f"replica {run}: {error}")
                 finally:
                     self._restore(before)
+            if self.engine.kind == "eager":
+                return Diverged(f"step {step}: loss and gradients are finite, but too large: the step is not")
             return Diverged(f"step {step}: not finite under the engine {self.engine.kind!r}; try engine='eager'")
         return Diverged(
             f"steps {first} to {last} were not finite, but are when repeated: the program is not reproducible"
