@@ -22,7 +22,7 @@ def classify(pair: Pair, x: Tensor, *, site: str = "y_unobserved", batch_size: i
         InputError: for bad data, or a pair whose guide has no such site.
 
     >>> from pyro_vaes.variants import m2_vae
-    >>> classify(m2_vae(4, condition_dim=3, hidden=(5,)), torch.ones(2, 4)).sum(1)
+    >>> classify(m2_vae(4, condition_dim=3, hidden=(5,)), torch.ones(2, 4)).sum(1).round()
     tensor([1., 1.])
     """
     check_data(pair, x, support=False)
