@@ -147,8 +147,9 @@ class Pair(nn.Module):
             x = drawn.pop("x")["value"]
             if x.dim() != 2 or len(x) != 2:
                 raise InputError(f"model(size=2) draws x of shape {tuple(x.shape)}: it must be (2, d)")
-            _check_observation(_sites(self.model, x, y)["x"])
-            _check_sites(drawn, _sites(self.guide, x, y))
+            # With a size, as every objective calls them: a program that cannot take one is refused here.
+            _check_observation(_sites(self.model, x, y, size=2)["x"])
+            _check_sites(drawn, _sites(self.guide, x, y, size=2))
         _check_names(self.model, self.guide)
         return x.shape[-1]
 

@@ -83,7 +83,9 @@ def report(pair: "Pair", history: "History", folder: Path) -> list[str]:
         if abs(loss + mean) > 1e-3:
             print(f"objective {pair.objective!r}: {loss:.3f} nats per datum, {_made_of(last)}")
         for name in last[0].get("seen", {}):
-            print(f"{name}: {sum(row['seen'][name] for row in last) / len(last):.3f}")
+            value = sum(row["seen"][name] for row in last) / len(last)
+            wins = name == "accuracy" and value > 0.95
+            print(f"{name}: {value:.3f}{': the discriminator wins, and the fakes have lost their way' if wins else ''}")
     for name, value in gammas(pair).items():
         print(f"{name}: {value:.3g}")
     return figures

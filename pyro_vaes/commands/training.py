@@ -75,7 +75,7 @@ def do_fit(
     schedule: str = "cosine",
     seed: int = 0,
     optimiser: str = "adam",
-    betas: list[float] = [0.9, 0.999],  # noqa: B006 (read, never changed)
+    betas: list[float] | None = None,
     binarise: float | str | None = None,
     root: str = "data",
     split: str = "train",
@@ -106,7 +106,7 @@ def do_fit(
         schedule: cosine or constant.
         seed: of the parameters, the corruption, the data order and the noise.
         optimiser: adam or adagrad.
-        betas: Adam's two weights, such as "[0.9,0.99]".
+        betas: Adam's two weights, such as "[0.9,0.99]"; left out, "[0.9,0.999]", against a discriminator "[0.5,0.999]".
         binarise: for the Bernoulli variant: a threshold, above which values are 1; or dynamic (drawn anew at every
             step), static (drawn once), threshold05, threshold0_inverted, gray (as they are).
         root: where data sets lie.
@@ -127,6 +127,7 @@ def do_fit(
             without it each has `steps`.
         checkpoint_every: steps between checkpoints.
     """
+    from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
     from pyro_vaes.inference.run import Run, build, locate
 
@@ -136,7 +137,7 @@ def do_fit(
     }  # fmt: skip
     plan: dict[str, Any] = {
         "steps": steps, "batch_size": batch_size, "lr": lr, "schedule": schedule, "seed": seed,
-        "optimiser": optimiser, "betas": betas,
+        "optimiser": optimiser, "betas": BETAS if betas is None else betas,
     }  # fmt: skip
     Plan(**plan)
     augment = _augment(binarise, augment)
@@ -150,6 +151,7 @@ def do_fit(
             )
         arguments = _with_condition_dim(target, arguments, y.shape[1])
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
+    plan["betas"] = list(suited(pairs[0].objective, optimiser) if betas is None else betas)
     config = {
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,

@@ -26,7 +26,7 @@ from pyro_vaes.inference.guard import (
     rehearse,
 )
 from pyro_vaes.inference.loop import BLOCK, Loop
-from pyro_vaes.inference.optimiser import BETAS, rule
+from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
@@ -46,7 +46,7 @@ def fit(
     schedule: str = "cosine",
     seed: int | Sequence[int] = 0,
     optimiser: str = "adam",
-    betas: Sequence[float] = BETAS,
+    betas: Sequence[float] | None = None,
     replicas: int | None = None,
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
@@ -68,7 +68,8 @@ def fit(
         all,
             or a list of one each, of one shape.
         y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
-        steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; for
+        steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
+            by default those that suit the objective (0.5 and 0.999 against a discriminator, else 0.9 and 0.999); for
             replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
             ``seed + 1``, ...
         replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.
@@ -117,6 +118,8 @@ def fit(
         raise InputError(f"resume is {resume!r}: it must be True or False")
     if on_step is not None and not callable(on_step):
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
+    first = pair if isinstance(pair, Pair) else next(iter(pair), None)
+    betas = suited(getattr(first, "objective", None), optimiser) if betas is None else betas
     if replicas is None and isinstance(pair, Pair):
         plan = Plan(steps, batch_size, lr, schedule, seed, optimiser, betas)  # type: ignore[arg-type]
         return train([pair], x, y, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]

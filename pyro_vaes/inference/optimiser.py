@@ -67,6 +67,16 @@ def factors(pair: nn.Module) -> list[float]:
     return [] if set(found.values()) <= {1.0} else list(found.values())
 
 
+def suited(objective: Any, optimiser: str = "adam") -> tuple[float, float]:
+    """Give Adam's weights that an objective says suit it, as ``objective.betas``, or else the usual ones.
+
+    >>> from pyro_vaes.variants import l2_vae, wae_gan
+    >>> suited(l2_vae(data_dim=4).objective), suited(wae_gan(data_dim=4).objective)
+    ((0.9, 0.999), (0.5, 0.999))
+    """
+    return read_betas(getattr(objective, "betas", BETAS)) if optimiser == "adam" else BETAS
+
+
 def read_betas(betas: Any) -> tuple[float, float]:
     """Read Adam's two weights.
 
