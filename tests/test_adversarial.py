@@ -61,7 +61,9 @@ def test_steps_are_those_of_two_adams_with_two_rates(engine, data):
     pair, other, x = make().double(), make().double(), data[:9].double()
     pv.fit(pair, x, steps=6, batch_size=9, lr=0.01, schedule="constant", engine=engine, progress=False, seed=4)
     sides = split(other)
-    optimisers = [torch.optim.Adam(side, lr, betas=(0.5, 0.999)) for side, lr in zip(sides, (0.01, 0.01 * RATE), strict=True)]
+    optimisers = [
+        torch.optim.Adam(side, lr, betas=(0.5, 0.999)) for side, lr in zip(sides, (0.01, 0.01 * RATE), strict=True)
+    ]
     for step in range(6):
         # The prior's draws are the only noise: the state of the generator goes on from one step to the next.
         if step == 0:
