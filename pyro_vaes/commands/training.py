@@ -95,7 +95,8 @@ def do_fit(
     """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
 
     Args:
-        target: a variant, or file.py:function; left out, it is t_vae, which learns its own scale.
+        target: a variant, or file.py:function, whose own options `fit TARGET --help` lists; left out, it is t_vae,
+            which learns its own scale.
         data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder.
         corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6.
         out: the run folder, by default runs/TARGET.

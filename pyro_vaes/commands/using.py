@@ -163,8 +163,12 @@ def do_sample(
     print(f"wrote {path}: {draws} samples of shape {shape}")
     if is_image(shape):
         columns = min(14, draws) if y is None or label is not None else min(pair.condition_dim, 14, draws)
-        rows = {str(i * columns + 1): x[i * columns : (i + 1) * columns] for i in range(min(6, draws // columns))}
-        write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples"))
+        # Rows are of one length: the widest that leaves none out, if that is not very narrow.
+        columns = next((c for c in range(columns, 4, -1) if draws % c == 0), columns)
+        shown = min(10, draws // columns) * columns
+        rows = {str(i + 1): x[i : i + columns] for i in range(0, shown, columns)}
+        first = f", the first {shown} of {draws}" if shown < draws else ""
+        write_figure(beside(path), image_rows(rows, shape, title=f"{pair.name}: samples{first}"))
 
 
 def do_evaluate(

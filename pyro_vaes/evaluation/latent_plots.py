@@ -44,6 +44,7 @@ def scatter(
     """
     figure, axes = _panels(len(draws), title)
     paper = {"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0}
+    reach = 3.3  # of every panel: the circles are seen whole, and of a set that lies far out 99.5 % of the points
     for ax, (label, z) in zip(axes, draws.items(), strict=True):
         if z.shape[1] < 2:
             raise InputError(f"{label} has one dimension: a scatter plot takes two")
@@ -61,11 +62,11 @@ def scatter(
             around = np.linspace(0, 2 * np.pi, 200)
             ax.plot(radius * np.cos(around), radius * np.sin(around), color=NEUTRAL, linewidth=1)
             ax.annotate(f"{share:.0%}", (0, -radius), fontsize=7, color=NEUTRAL, ha="center", va="center", bbox=paper)
-        # The circles are seen whole; of a set that lies far out, 99.5 % of the points.
-        reach = max(3.3, float(np.quantile(np.abs(shown), 0.995)) * 1.05)
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        reach = max(reach, float(np.quantile(np.abs(shown), 0.995)) * 1.05)
         ax.set_xlabel(f"${name}_{{{i + 1}}}$"), ax.set_ylabel(f"${name}_{{{j + 1}}}$")
         ax.set_title(label, fontsize=9, loc="left", color=NEUTRAL)
+    for ax in axes:
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     if labels:
         known = sorted({int(c) for of_set in labels.values() for c in of_set.unique()})
         dots = [Line2D([], [], marker="o", linestyle="", color=f"C{c % 10}", markersize=4) for c in known]
@@ -191,7 +192,7 @@ def pruning(variances: Mapping[str, Tensor], *, used: Mapping[str, Tensor] | Non
         colours = (ROBUST, CLASSICAL)
         ax.hist([g.clip(0, top) for g in groups], edges, weights=weights, stacked=True, color=colours, label=names)
         ax.set_title(label, fontsize=9, loc="left", color=NEUTRAL)
-        ax.set_xlabel("$\\sigma_z^2(x)$ of a datum in a dimension"), ax.set_ylabel("share (%)")
+        ax.set_xlabel("$\\sigma_z^2(x)$: 0 knows its datum, 1 is the prior"), ax.set_ylabel("share (%)")
         if used is not None:
             ax.legend(fontsize=8, frameon=False)
     return figure

@@ -136,7 +136,7 @@ def _diversity(result: dict[str, Any], about: str, pixels: int) -> Figure:
     axes[0].set_ylabel("share of the samples", fontsize=9)
     figure.supxlabel("Euclidean distance to the nearest training digit", fontsize=9)
     figure.suptitle(
-        f"Copies lie left of the dashed line, the mean of new real digits ({about}, clean training data, "
+        f"Copies would heap up near 0; dashed: the mean of new real digits ({about}, clean training data, "
         f"{len(result['settings']['seeds'])} seeds together)", fontsize=9, color=NEUTRAL,
     )  # fmt: skip
     return figure
@@ -167,8 +167,9 @@ def _codes(result: dict[str, Any], about: str) -> Figure:
             for each in (ax, qq):
                 each.tick_params(labelsize=7)
     figure.suptitle(
-        f"Aggregated posterior, its two most active entries; N(0, I) has the dashed rings (1, 2, 3 sd) and the dashed "
-        f"line ({about}, first seed)", fontsize=9, color=NEUTRAL,
+        f"Aggregated posterior, its two most active entries (Q-Q: full the first, dash-dotted the second)\n"
+        f"N(0, I) has the dashed rings (1, 2, 3 sd) and the dashed line ({about}, first seed)",
+        fontsize=9, color=NEUTRAL,
     )  # fmt: skip
     return figure
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST, image_rows
 from pyro_vaes.experiments.record import markdown_table
@@ -16,6 +17,7 @@ LABELS = {
     "wae_gan": "WAE-GAN", "two_stage_vae": "two-stage VAE",
 }  # fmt: skip
 TWO = "two_stage_vae"
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 ONE_STAGE = tuple(name for name in LABELS if name != TWO)
 COLOURS = dict(zip(LABELS, (CLASSICAL, "#3c7a89", "#e08e45", "#7b6d8d", "#8a9a5b", ROBUST), strict=True))
 SETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -143,6 +145,10 @@ def _distances(result: dict[str, Any], found: dict[str, Any], title: str) -> Fig
             ax.fill_between(dims, ends[:, 1].clip(min=ends[:, 0] / 10), ends[:, 2], color=colour, alpha=0.15, lw=0)
         ax.axhline(found["real"], color=NEUTRAL, linestyle=":", linewidth=1.2, label="other real images")
         ax.set_xscale("log", base=2), ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        # A locator, since set_yticks would stretch the axis to every tick.
+        ax.yaxis.set_major_locator(FixedLocator(TICKS)), ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_ylim(0.8 * found["real"])
         ax.set_xticks(dims, [str(k) for k in dims])
         what = "of samples" if measure == "samples" else "of reconstructions (of both VAEs with learned gamma the same)"
         ax.set_title(what, fontsize=10, loc="left", color=NEUTRAL)
@@ -164,7 +170,9 @@ def _spectra(result: dict[str, Any], found: dict[str, Any], title: str) -> Figur
         values = np.mean(found["spectrum"][method], 0).clip(min=1e-6)
         name = f"{label} = first stage (z)" if method == "gamma_vae" else label
         colour, wide = COLOURS.get(method, ROBUST), 2.4 if method == "u" else 1.4
-        ax.plot(range(1, len(values) + 1), values, marker=".", color=colour, linewidth=wide, label=name)
+        # Those of the fixed gamma lie where u's do: dashed, and on top.
+        both: dict[str, Any] = {"linestyle": "--", "zorder": 5} if method == "l2_vae" else {}
+        ax.plot(range(1, len(values) + 1), values, marker=".", color=colour, linewidth=wide, label=name, **both)
     ax.axhline(1.0, color=NEUTRAL, linestyle=":", linewidth=1.2, label="N(0, I)")
     ax.set_yscale("log")
     ax.set_xlabel(f"singular value, largest first (k = {result['settings']['judged']})", fontsize=9)
