@@ -20,6 +20,7 @@ from pyro_vaes.experiments import (
     nll,
     outlier_images,
     phase_diagram,
+    pruning,
     quadrants,
     recycling,
     robust_generation,
@@ -50,6 +51,7 @@ _ALL = (
     generation,
     energies,
     weak_labels,
+    pruning,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
