@@ -132,7 +132,8 @@ def verdicts(result: dict[str, Any]) -> list[dict[str, Any]]:
 def _figure(result: dict[str, Any], scale: str, shown: dict[str, Any]) -> Figure:
     settings = result["settings"]
     figure = Figure(figsize=(11, 5.4), dpi=160, layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[1.7, 1]))
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.7, 1])
+    top, bottom = halves
     left, right = top.subplots(1, 2)
     counts = np.sum(result["histogram"], axis=0)
     left.stairs(100 * counts / counts.sum(), np.linspace(0, 1.1, 45), fill=True, color=CLASSICAL)
@@ -170,12 +171,7 @@ def table(result: dict[str, Any]) -> str:
     for word, low, high in (("used", -1.0, USED), ("between", USED, PRUNED), ("pruned", PRUNED, 9.0)):
         inside = [[low < v <= high for v in e["variance"]] for e in result["entries"]]
         mean, _, end = interval([float(sum(i)) for i in inside])
-        moved = [
-            c
-            for e, i in zip(result["entries"], inside, strict=True)
-            for c, there in zip(e["change"], i, strict=True)
-            if there
-        ]
+        moved = np.concatenate([np.array(e["change"])[i] for e, i in zip(result["entries"], inside, strict=True)])
         rows.append([word, f"{mean:.1f} ± {end - mean:.1f}", f"{moved.mean():.4f}" if len(moved) else "-"])
     count = result["settings"]["latent_dim"]
     return markdown_table(["entries", f"how many of {count}", "what one moves (rms of pixels, from -2 to 2)"], rows)
