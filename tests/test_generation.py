@@ -24,7 +24,7 @@ def small(monkeypatch, in_this_process):
         rows = slice(limit) if split == "train" else slice(1500, 1500 + limit)
         return pv.Dataset("digits", data.x[rows], data.shape, data.y[rows])
 
-    monkeypatch.setattr(generation, "load", load)
+    monkeypatch.setattr("pyro_vaes.experiments.judged.load", load)
     monkeypatch.setitem(generation.SCALES, "quick", {**generation.SCALES["quick"], **SMALL})
     generation.data.cache_clear(), generation.judge.cache_clear()
     yield

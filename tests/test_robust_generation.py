@@ -148,7 +148,7 @@ def small(monkeypatch, digits):
     def load(name, *, split="train", **_):
         return Dataset(name, digits.x[parts[split]], digits.shape, digits.y[parts[split]])
 
-    monkeypatch.setattr(robust_generation, "load", load)
+    monkeypatch.setattr("pyro_vaes.experiments.judged.load", load)
     monkeypatch.setattr(
         "pyro_vaes.experiments.cells.side_by_side",
         lambda cell, settings, done, **_: [done(setting, cell(*setting)) for setting in settings],

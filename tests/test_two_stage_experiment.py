@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pyro_vaes as pv
+from pyro_vaes.experiments import judged
 from pyro_vaes.experiments import two_stage as experiment
 from pyro_vaes.experiments.two_stage_claims import LABELS, TWO, Found, claims, table
 
@@ -26,7 +27,8 @@ def small(monkeypatch, in_this_process):
         rows = slice(300) if split == "train" else slice(300, 390)
         return pv.Dataset(name, digits.x[rows], digits.shape, digits.y[rows])
 
-    monkeypatch.setattr(experiment, "load", load)
+    for place in (judged, experiment):
+        monkeypatch.setattr(place, "load", load)
     monkeypatch.setitem(experiment.SCALES, "quick", {**experiment.SCALES["quick"], **SMALL})
     yield
     experiment.data.cache_clear(), experiment.judge.cache_clear()

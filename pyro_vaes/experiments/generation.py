@@ -33,14 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vaes.data import Dataset, corrupt, load
-from pyro_vaes.data.pool import pooled
+from pyro_vaes.data import Dataset, corrupt
 from pyro_vaes.evaluation.aggregated import aggregated
 from pyro_vaes.evaluation.generation import Judge, frechet_distance, hidden_activations
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.normality import gap, mmd_to, moments, quantile_error, quantiles
 from pyro_vaes.experiments.cells import Cells, compute
 from pyro_vaes.experiments.generation_claims import COLOURS, edges, figures, table, verdicts
+from pyro_vaes.experiments.judged import judge_of, pooled_images
 from pyro_vaes.experiments.record import record
 from pyro_vaes.experiments.training import train, trained, untrained
 from pyro_vaes.inference.posterior import reconstruct, sample
@@ -165,18 +165,13 @@ def trained_pairs(x: Tensor, seed: int, settings: dict[str, Any]) -> dict[str, P
 @cache
 def data(scale: str, root: str) -> tuple[Dataset, Dataset]:
     """Give the clean training images, and as many test images as there will be samples."""
-    settings = SCALES[scale]
-    digits = load("mnist", root=root, limit=settings["limit"])
-    held_out = load("mnist", root=root, split="test", limit=settings["samples"])
-    return pooled(digits, settings["pool"]), pooled(held_out, settings["pool"])
+    return pooled_images("mnist", SCALES[scale], root)
 
 
 @cache
 def judge(scale: str, root: str) -> Judge:
-    """Train the classifier on clean images; always from seed 0, so that all cells share their features."""
-    digits, held_out = data(scale, root)
-    assert digits.y is not None
-    return Judge(digits.x, digits.y, held_out.x, digits.shape, neighbours=5)
+    """Give the classifier that all cells are judged by."""
+    return judge_of(*data(scale, root), neighbours=5)
 
 
 def recycled(pair: Pair, x: Tensor, passes: int, seed: int) -> Tensor:

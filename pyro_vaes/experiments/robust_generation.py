@@ -36,12 +36,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vaes.data import Dataset, corrupt, load
-from pyro_vaes.data.pool import pooled
+from pyro_vaes.data import Dataset, corrupt
 from pyro_vaes.evaluation.baselines import median
 from pyro_vaes.evaluation.generation import Judge, frechet_distance, hidden_activations
 from pyro_vaes.evaluation.plots import curves, image_rows
 from pyro_vaes.experiments.cells import Cells, Setting, compute
+from pyro_vaes.experiments.judged import judge_of, pooled_images
 from pyro_vaes.experiments.record import markdown_table, record
 from pyro_vaes.experiments.training import trained, trained_together
 from pyro_vaes.experiments.verdicts import interval, untested, verdict
@@ -121,18 +121,13 @@ def together(members: Sequence[Setting], *, scale: str, root: str, **plan: Any) 
 @cache
 def data(scale: str, root: str) -> tuple[Dataset, Dataset]:
     """Give the clean training images, and as many test images as there will be samples."""
-    settings = SCALES[scale]
-    digits = load("mnist", root=root, limit=settings["limit"])
-    held_out = load("mnist", root=root, split="test", limit=settings["samples"])
-    return pooled(digits, settings["pool"]), pooled(held_out, settings["pool"])
+    return pooled_images("mnist", SCALES[scale], root)
 
 
 @cache
 def judge(scale: str, root: str) -> Judge:
-    """Train the classifier on clean images; always from seed 0, so that all cells share their features."""
-    digits, held_out = data(scale, root)
-    assert digits.y is not None
-    return Judge(digits.x, digits.y, held_out.x, digits.shape)
+    """Give the classifier that all cells are judged by."""
+    return judge_of(*data(scale, root))
 
 
 def soiled(digits: Dataset, dirt: str, seed: int) -> Tensor:

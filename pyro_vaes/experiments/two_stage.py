@@ -51,11 +51,11 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data import Dataset, load
-from pyro_vaes.data.pool import pooled
 from pyro_vaes.errors import InputError
 from pyro_vaes.evaluation.aggregated import aggregated, prior_draws
 from pyro_vaes.evaluation.generation import Judge, effective_classes, frechet_distance, hidden_activations
 from pyro_vaes.experiments.cells import Cells, compute
+from pyro_vaes.experiments.judged import judge_of, pooled_images
 from pyro_vaes.experiments.record import record
 from pyro_vaes.experiments.training import trained, trained_in_stages
 from pyro_vaes.experiments.two_stage_claims import figures, table, verdicts
@@ -172,18 +172,13 @@ def cell(training: str, name: str, latent_dim: int, seed: int, *, scale: str, ro
 @cache
 def data(name: str, scale: str, root: str) -> tuple[Dataset, Dataset]:
     """Give the training images, and as many held-out ones as there will be samples."""
-    settings = SCALES[scale]
-    images = load(name, root=root, limit=settings["limit"])
-    held_out = load(name, root=root, split="test", limit=settings["samples"])
-    return pooled(images, settings["pool"]), pooled(held_out, settings["pool"])
+    return pooled_images(name, SCALES[scale], root)
 
 
 @cache
 def judge(name: str, scale: str, root: str) -> Judge:
-    """Train the classifier; always from seed 0, so that all cells share its features."""
-    images, held_out = data(name, scale, root)
-    assert images.y is not None
-    return Judge(images.x, images.y, held_out.x, images.shape)
+    """Give the classifier that all cells on a data set are judged by."""
+    return judge_of(*data(name, scale, root))
 
 
 def _measured(pair: Pair, *, x: Tensor, judged: Judge, count: int, seed: int) -> dict[str, Any]:
