@@ -52,6 +52,7 @@ _HOMES = {
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
