@@ -14,7 +14,7 @@ from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.optimiser import rule, skips
 from pyro_vaes.inference.track import CHECKPOINT
 
-OPTIONS = {"steps": 13, "batch_size": 7, "lr": 0.01, "progress": False, "log_every": 1, "checkpoint_every": 4}
+OPTIONS = {"steps": 13, "batch_size": 10, "lr": 0.01, "progress": False, "log_every": 1, "checkpoint_every": 4}
 D = 16
 # Between 1/2 and the accuracies that a fresh discriminator reaches, so that some of the steps are skipped.
 SOMETIMES = 0.53
