@@ -12,7 +12,7 @@ from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.nn.conv import halved
 from pyro_vaes.nn.mlp import check_sizes
 
-FILTERS = (32, 64, 128, 128)
+FILTERS, KERNELS = (32, 64, 128, 128), 100
 SMALLEST = 4  # pixels at the shorter side, from which on nothing is pooled
 
 
@@ -65,7 +65,7 @@ class BatchDiscrimination(nn.Module):
     tensor([1., 1., 1., 1., 1., 1., 1.], grad_fn=<SelectBackward0>)
     """
 
-    def __init__(self, width: int, kernels: int = 100, dims: int = 5):
+    def __init__(self, width: int, kernels: int = KERNELS, dims: int = 5):
         for name, size in (("width", width), ("kernels", kernels), ("dims", dims)):
             whole(name, size, high=10**6)
         super().__init__()
@@ -93,8 +93,9 @@ class ImageDiscriminator(nn.Module):
         shape: (channels, height, width), any height and width; an odd size is rounded up as it is halved.
         filters: of the stages, from the image on; by default 32, 64, 128, 128, as many of them as bring the shorter
             side down to four pixels, and one at least.
-        hidden: width of the linear layer. kernels: of the batch discrimination; 0 leaves it out. dropout: share of
-            zeros. outputs: logits per image, more than one for a classifier, (n, outputs).
+        hidden: width of the linear layer. kernels: of the batch discrimination, by default 100 and at most ``hidden``;
+            0 leaves it out. dropout: share of zeros. outputs: logits per image, more than one for a classifier,
+            (n, outputs).
 
     Source: S2, G.4, for which FC is 512 wide. The text gives its convolutions stride 2 *and* a pool after each, which
     would bring 64 pixels below one; the authors' code has stride 1, and four stages for 64 pixels, as here. From it,
@@ -109,7 +110,7 @@ class ImageDiscriminator(nn.Module):
         shape: tuple[int, int, int],
         filters: Sequence[int] | None = None,
         hidden: int = 512,
-        kernels: int = 100,
+        kernels: int | None = None,
         dropout: float = 0.5,
         outputs: int = 1,
     ):
@@ -118,7 +119,7 @@ class ImageDiscriminator(nn.Module):
         if not filters:
             raise InputError("discriminator_filters is empty: one stage is the least")
         check_sizes(math.prod(shape), 1, (hidden,), "discriminator_hidden")
-        whole("kernels", kernels, low=0)
+        kernels = min(KERNELS, hidden) if kernels is None else whole("kernels", kernels, low=0)
         super().__init__()
         self.shape, self.outputs = tuple(shape), whole("outputs", outputs)
         self._given = {
@@ -140,7 +141,7 @@ class ImageDiscriminator(nn.Module):
         self.logit = nn.Linear(hidden + kernels, outputs)
 
     def __repr__(self) -> str:
-        default = {"hidden": 512, "kernels": 100, "dropout": 0.5, "outputs": 1}
+        default = {"hidden": 512, "kernels": min(KERNELS, self.linear.out_features), "dropout": 0.5, "outputs": 1}
         given = [f", {name}={value!r}" for name, value in self._given.items() if default.get(name) != value]
         return f"ImageDiscriminator({self.shape}{''.join(given)})"
 
