@@ -73,10 +73,10 @@ class BatchDiscrimination(nn.Module):
         self.weight = nn.Parameter(torch.randn(width, kernels, dims) / math.sqrt(dims))
 
     def forward(self, h: Tensor) -> Tensor:
-        projected = (h @ self.weight.flatten(1)).unflatten(-1, self.weight.shape[1:])
-        apart = (projected[:, None] - projected[None]).abs().sum(-1)
-        itself = torch.eye(len(h), dtype=h.dtype, device=h.device)[..., None]
-        others = ((-apart).exp() * (1 - itself)).sum(1) / max(len(h) - 1, 1)
+        projected = (h @ self.weight.flatten(1)).unflatten(-1, self.weight.shape[1:]).transpose(0, 1).contiguous()
+        near = torch.exp(-torch.cdist(projected, projected, p=1.0))
+        itself = torch.eye(len(h), dtype=h.dtype, device=h.device)
+        others = (near * (1 - itself)).sum(-1).T / max(len(h) - 1, 1)
         return torch.cat([h, others], -1)
 
 
