@@ -334,3 +334,76 @@ def test_the_objective_reads_as_it_was_made():
     names = {"VAEGAN": pv.VAEGAN, "ImageDiscriminator": pv.ImageDiscriminator}
     assert repr(eval(repr(objective), names)) == repr(objective)
     assert "threshold=0.8" in repr(objective) and "kernels=2" in repr(objective)
+
+
+SMALL = {"hidden": (4,), "discriminator_filters": (3,), "discriminator_hidden": 5, "weight": 2.0}
+CR = {"latent_dim": 32, "blocks": 2, "units": 4}
+
+
+def build(name, **arguments):
+    torch.manual_seed(0)
+    return pv.variant(name)(64, **(SMALL | (CR if name == "crvae_gan" else {}) | arguments))
+
+
+@pytest.fixture
+def images():
+    return torch.rand(12, 64, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("name", ["vae_gan", "crvae_gan"])
+def test_the_pair_alone_is_the_plain_vae(name, images):
+    """The same parameters, the same bound, and none of the discriminator's in p or q."""
+    pair, own = build(name), CR if name == "crvae_gan" else {}
+    plain = pv.variant({"vae_gan": "conv_vae", "crvae_gan": "crvae"}[name])(64, hidden=(4,), sd=0.1, **own)
+    ours = {n: p for n, p in pair.state_dict().items() if not n.startswith("objective.")}
+    assert ours.keys() == plain.state_dict().keys()
+    plain.load_state_dict(ours)
+    found = []
+    for one in (pair, plain):
+        torch.manual_seed(2)
+        found.append(one(images).bound)
+    assert torch.equal(*found)
+    assert pair.describe().splitlines()[1:] == plain.describe().splitlines()[1:]
+
+
+def test_a_weight_per_time_step(images):
+    """Alpha per block, as in the authors' code, from the argument to the term."""
+    pair, plain = build("crvae_gan", beta=[3.0, 0.5]), build("crvae_gan")
+    plain.load_state_dict(pair.state_dict())
+    terms = []
+    for one in (pair, plain):
+        torch.manual_seed(2)
+        terms.append(one(images).terms)
+    torch.testing.assert_close(terms[0]["z_1"], 3 * terms[1]["z_1"])
+    torch.testing.assert_close(terms[0]["z_2"], 0.5 * terms[1]["z_2"])
+    assert all(torch.equal(terms[0][name], terms[1][name]) for name in ("x", "gan", "discriminator"))
+
+
+def test_the_recurrent_pair_runs_as_a_graph(images):
+    pairs = [build("crvae_gan", threshold=0.53, rate=5.0) for _ in range(2)]
+    options = OPTIONS | {"steps": 4, "batch_size": 12}
+    histories = [pv.fit(p, images, **options, engine=e) for p, e in zip(pairs, ("eager", "graph"), strict=True)]
+    assert histories[1].engine.kind == "graph"
+    for row, other in zip(*(h.rows for h in histories), strict=True):
+        assert row["terms"] == pytest.approx(other["terms"], rel=1e-3) and row["seen"] == pytest.approx(other["seen"])
+
+
+def test_the_default_weight_is_the_paper_s():
+    assert pv.vae_gan(64, sd=0.2).objective.weight.item() == pytest.approx(0.01 * 64 / (8 * 0.04))
+    assert pv.crvae_gan(64, weight=0.0).objective.weight == 0
+
+
+@pytest.mark.parametrize("name", ["vae_gan", "crvae_gan"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sd": None}, "sd is None"), ({"sd": 0.0}, "above 0"), ({"weight": -1.0}, "at least 0"),
+        ({"fakes": "none"}, "unknown fakes"), ({"threshold": 2}, "at most 1"), ({"rate": 0}, "above 0"),
+        ({"discriminator_filters": ()}, "one stage"), ({"discriminator_hidden": (5,)}, "whole number"),
+        ({"shape": (3, 3)}, "data_dim is 64"), ({"beta": [1.0]}, "beta"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused(name, arguments, said):
+    with pytest.raises(pv.InputError) as error:
+        build(name, **arguments)
+    assert said in str(error.value) and "\n" not in str(error.value)
