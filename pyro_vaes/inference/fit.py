@@ -69,7 +69,7 @@ def fit(
             or a list of one each, of one shape.
         y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
         steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
-            by default those that suit the objective (0.5 and 0.999 against a discriminator, else 0.9 and 0.999); for
+            by default those that suit the objective (0.5 and 0.999 for ``wae_gan``, else 0.9 and 0.999); for
             replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
             ``seed + 1``, ...
         replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.

@@ -108,7 +108,9 @@ class VAEGAN(ELBO):
             "threshold": (self._numbers["threshold"], 0.9), "saturating": (self.saturating, False),
             "rate": (self._rate, 1.0),
         }  # fmt: skip
-        return f"VAEGAN({', '.join(f'{name}={v!r}' for name, (v, default) in given.items() if v != default)})"
+        changed = {name: value for name, (value, default) in given.items() if value != default}
+        said = (f"{name}={f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in changed.items())
+        return f"VAEGAN({', '.join(said)})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         q, p = traces(model, guide, x, y, size, 1)

@@ -37,7 +37,7 @@ def vae_gan(
     :class:`~pyro_vaes.nn.discriminator.ImageDiscriminator`.
 
     >>> vae_gan(data_dim=64, hidden=(8,), discriminator_filters=(4,), discriminator_hidden=6).objective
-    VAEGAN(discriminator=ImageDiscriminator((1, 8, 8), filters=(4,), hidden=6), weight=8.0)
+    VAEGAN(discriminator=ImageDiscriminator((1, 8, 8), filters=(4,), hidden=6), weight=8)
     """
     pair = conv_vae(data_dim, latent_dim, hidden, shape, _pixels(sd), beta)
     D = _discriminator(data_dim, shape, discriminator_filters, discriminator_hidden)
