@@ -66,6 +66,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], float]] = {
 }
 # The rows that are trained with the authors' weight, too: an importance-weighted bound has none.
 WEIGHTED = [name for name in ROWS if "IWAE" not in name]
+FORMS = {"nll se": ".2f", "k-hat": ".0%", "active units": ".0f"}
 KEYS = ("nll", "nll se", "k-hat", "elbo", "active units", "valid", "lr", "minutes")
 
 
@@ -218,21 +219,20 @@ def _figure(result: dict[str, Any], scale: str) -> Figure:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     settings = result["settings"]
-    rows: list[list[object]] = [
-        [
-            row["row"], row["beta"], spread(row["nll"]), f"{np.mean(row['nll se']):.2f}",
-            f"{np.mean(row['k-hat']):.0%}", spread([-v for v in row["elbo"]]), f"{np.mean(row['active units']):.0f}", f"{np.mean(row['minutes']):.1f}",
-            f"{row['published']:.2f}" if row["beta"] == 1 else "-", f"`{row['command']}`",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
+    rows: list[list[object]] = []
+    for row in result["rows"]:
+        error, share, units = (f"{np.mean(row[key]):{form}}" for key, form in FORMS.items())
+        published = f"{row['published']:.2f}" if row["beta"] == 1 else "-"
+        numbers = [spread(row["nll"]), error, share, spread([-v for v in row["elbo"]]), units]
+        minutes, words = f"{np.mean(row['minutes']):.1f}", f"`{row['command']}`"
+        rows.append([row["row"], row["beta"], *numbers, minutes, published, words])
     names = "row, beta, -log p(x), Monte-Carlo error, k-hat > 0.7, -ELBO, active units, minutes, published, command"
     common = f"--data mnist --limit {TRAIN} --binarise dynamic --batch_size {settings['batch_size']}"
     common += f" --lr {settings['lrs'][0]} --steps {settings['steps']}"
     end = (
         f"The first {settings['test']} test digits ({settings['test note']}), {settings['samples']} importance "
-        f"samples, {len(settings['seeds'])} seeds with the half width of their 95 % interval; the Monte-Carlo error is one "
-        f"training's. Every command goes on with `{common}`, and `pyro-vaes evaluate RUN --split test --likelihood "
+        f"samples, {len(settings['seeds'])} seeds with the half width of their 95 % interval; the Monte-Carlo error is "
+        f"one training's. Every command goes on with `{common}`, and `pyro-vaes evaluate RUN --split test --likelihood "
         f"{settings['samples']} --rows {settings['test']}` follows it."
     )
     return f"{markdown_table(names.split(', '), rows)}\n\n{end}"
