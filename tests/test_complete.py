@@ -11,6 +11,7 @@ import pyro_vaes as pv
 from pyro_vaes.guides.amortised import AmortisedNormal
 from pyro_vaes.inference.completion.descent import descend
 from pyro_vaes.inference.completion.field import Field
+from pyro_vaes.inference.completion.local import local
 from pyro_vaes.inference.completion.sites import layout
 from pyro_vaes.inference.densities import quietly
 from pyro_vaes.models.gaussian import LatentGaussian
@@ -95,7 +96,7 @@ def test_importance_against_the_closed_form(linear):
     pair, x = linear
     found = pv.complete(pair, x, MASK, method="importance", samples=20_000, chunk=5000, draws=2000)
     z, _, mean, sd = posterior(pair, x)
-    assert (found.ess > 1000).all() and (found.khat < 0.7).all() and found.prior_share == 0.25
+    assert (found.ess > 1000).all() and (found.khat < 0.7).all() and found.shares["prior"] == 0.25
     error = sd[~SEEN] / found.ess.sqrt()[:, None]
     assert ((found.mean - mean)[:, ~SEEN].abs() < 5 * error).all()
     torch.testing.assert_close(found.sd[:, ~SEEN], sd[~SEEN].expand(3, -1), rtol=0.1, atol=0)
@@ -103,7 +104,8 @@ def test_importance_against_the_closed_form(linear):
     torch.testing.assert_close(found.draws.std(0)[:, ~SEEN], sd[~SEEN].expand(3, -1), rtol=0.15, atol=0)
 
 
-def test_an_exact_guide_has_equal_weights():
+def test_an_exact_guide_has_equal_weights(monkeypatch):
+    monkeypatch.setattr("pyro_vaes.inference.completion.local.MOST", 1)
     pair = linear_pair(blind=True)
     x = torch.randn(3, 8, dtype=torch.float64)
     found = pv.complete(pair, x, MASK, method="importance", samples=200, prior_share=0)
@@ -112,6 +114,19 @@ def test_an_exact_guide_has_equal_weights():
     assert (found.sd < 1e-6).all()  # nothing is known of hidden entries but their constant
     prior = pv.complete(pair, x, MASK, method="importance", samples=200, prior_share=1)
     assert (prior.ess < 150).all()
+
+
+def test_the_gaussian_at_the_mode_is_the_posterior_where_that_is_one(linear, monkeypatch):
+    pair, x = linear
+    with quietly(pair):
+        at = Field(pair, layout(pair, x, None), x, None, SEEN.expand_as(x))
+        near = local(at, posterior(pair, x)[0])
+        torch.testing.assert_close(near.scale @ near.scale.mT, posterior(pair, x)[1].expand(3, 2, 2))
+    # Any guide's weights are equal then but for the guide's own draws: none here, as of a guide that cannot score.
+    monkeypatch.setattr("pyro_vaes.inference.completion.weighing._scores", lambda field: False)
+    found = pv.complete(pair, x, MASK, method="importance", samples=200, prior_share=0)
+    torch.testing.assert_close(found.ess, torch.full((3,), 200.0).double())
+    assert found.shares == {"mode": 1}
 
 
 def test_nuts_against_the_closed_form(linear):
@@ -162,7 +177,9 @@ def test_every_variant(name, method):
         assert value.isfinite().all()
         assert torch.equal(value[..., SEEN], x[:, SEEN].expand_as(value[..., SEEN]))
     assert torch.equal(found.draws, again.draws) and torch.equal(found.trace, again.trace)
-    assert (found.trace.diff(dim=0) <= 0).all() and (found.trace[-1] < found.trace[0]).all()
+    assert (found.trace.diff(dim=0) <= 0).all()
+    # An untrained crvae of this size makes the same image of all codes: its guide's mean code is the best already.
+    assert name == "crvae" or (found.trace[-1] < found.trace[0]).all()
     assert torch.equal(found.energy, found.restarts.amin(0))
     if method == "importance":
         assert ((found.ess >= 1) & (found.ess <= 60.001)).all()
@@ -341,10 +358,14 @@ def test_what_cannot_be_is_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_code_judge_is_no_image_judge_and_a_planar_flow_scores_its_own_draws_only():
+def test_a_code_judge_is_no_image_judge_and_a_planar_flow_scores_its_own_draws_only(monkeypatch):
     with pytest.raises(pv.InputError, match="cannot judge"):
         pv.complete(make("wae_gan"), batch("wae_gan", 2), MASK, tau=1.0)
     pair, x = make("planar_vae"), batch("planar_vae", 2)
-    assert pv.complete(pair, x, MASK, method="importance", samples=30).prior_share == 0
+    assert pv.complete(pair, x, MASK, method="importance", samples=30).shares == pytest.approx(
+        {"prior": 8 / 30, "mode": 22 / 30}
+    )
+    monkeypatch.setattr("pyro_vaes.inference.completion.local.MOST", 2)
+    assert pv.complete(pair, x, MASK, method="importance", samples=30).shares == {"guide": 1}
     with pytest.raises(pv.InputError, match="own draws only"):
         pv.complete(pair, x, MASK, method="importance", prior_share=0.5)

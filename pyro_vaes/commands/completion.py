@@ -134,7 +134,7 @@ def measured(found: "Completed", truth: "Tensor", mask: "Tensor") -> dict[str, A
         figures["posterior sd, mean of the hidden entries"] = spread.tolist()
         known = {"ess": found.ess, "k-hat": found.khat, "R-hat": found.rhat}
         figures |= {name: value.tolist() for name, value in known.items() if not value.isnan().all()}
-        figures["share of codes from the prior"] = found.prior_share
+        figures |= {"codes come from": found.shares} if found.shares else {}
     return figures
 
 
@@ -209,7 +209,7 @@ def _write(
     figure = completions(
         as_batch(x)[few], found.mean[few], seen[few], shape, truth=true[few], label=WORDS[settings["method"]],
         draws=found.draws[:, few] if drawn else None, sd=found.sd[few] if drawn else None,
-        title=f"{settings['pair']}, {settings['data']}: {Path(settings['hide']).name} hidden",
+        title=f"{settings['pair']}, {settings['data']}: {Path(settings['hide']).name} hidden (light blue)",
     )  # fmt: skip
     write_figure(folder.path / "completion.png", figure)
 

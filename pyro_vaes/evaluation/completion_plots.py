@@ -92,7 +92,7 @@ def _grid(rows: int, columns: int, size: tuple[int, ...], title: str) -> tuple[F
     cell = 0.85
     height = cell * size[0] / size[1]
     figure = Figure(
-        figsize=(columns * cell + 0.5, rows * height + (0.75 if title else 0.35)), dpi=160, layout="constrained"
+        figsize=(columns * cell + 0.9, rows * height + (0.75 if title else 0.35)), dpi=160, layout="constrained"
     )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr, call-arg]
     grid = figure.subplots(rows, columns, squeeze=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from pyro_vaes.inference.completion.chains import chain, mixing
 from pyro_vaes.inference.completion.descent import descend
 from pyro_vaes.inference.completion.field import Cost, Field
 from pyro_vaes.inference.completion.judge import judge_of
+from pyro_vaes.inference.completion.local import local
 from pyro_vaes.inference.completion.seen import checked, filling
 from pyro_vaes.inference.completion.sites import METHODS, Layout, layout
 from pyro_vaes.inference.completion.weighing import moments, pick, weigh
@@ -41,7 +43,7 @@ class Completed:
         ess, khat, rhat: (B,), how good draws are, NaN where that does not apply. ``importance``: the effective
             sample size of the weights and Pareto's k-hat, above 0.7 of which the draws are not to be trusted.
             ``nuts``: the smallest effective sample size and the largest R-hat of all entries of a code.
-        prior_share: of the codes that were weighed.
+        shares: of the codes that were weighed, how many came from the prior, the guide and the Gaussian at the mode.
     """
 
     mean: Tensor
@@ -54,7 +56,7 @@ class Completed:
     ess: Tensor
     khat: Tensor
     rhat: Tensor
-    prior_share: float = 0.0
+    shares: dict[str, float] = attribute(default_factory=dict)
 
 
 class _Plan(NamedTuple):
@@ -124,8 +126,8 @@ def complete(
         steps: of L-BFGS, at most. restarts: from the guide's mean code, then by turns from its draws and the prior's.
         draws: S, completions that the samplers give.
         samples: codes that are weighed (``importance``), or kept over all chains (``nuts``).
-        prior_share: in [0, 1], of codes drawn from the prior instead of the guide; see
-            :func:`~pyro_vaes.inference.completion.weighing.weigh`.
+        prior_share: in [0, 1], of weighed codes that come from the prior; see
+            :func:`~pyro_vaes.inference.completion.weighing.weigh` for that, and for where the others come from.
         chains, warmup, depth: of NUTS: chains per datum, steps thrown away per chain, largest depth of a tree.
         noise: draws are of x itself instead of gen(z), with the likelihood's noise; sd and mean remain those of gen(z).
         fill: (d,) or (B, d), what the guide is shown at hidden entries before a completion is known; by default the
@@ -133,7 +135,9 @@ def complete(
         chunk: codes at a time. batch_size: data at a time. seed: of everything drawn; progress: show a bar.
 
     For ``importance`` the guide is shown the completion of ``optimise``. It believes it, hidden entries and all, so
-    that it is surer of the code than the seen entries alone allow: k-hat says where that, or a large code, is too much.
+    that it is surer of the code than the seen entries alone allow; up to 128 entries of a code a Gaussian at the mode,
+    with the curvature there, proposes codes too, and sets the scale for NUTS. k-hat and R-hat say where all that is not
+    enough. Draws of one mode know nothing of others that neither restarts nor chains have found.
     In a hierarchy log p(z) is that of all codes, as z_1 given z_2. A positive code is moved as its logarithm, and its
     density is that of the logarithm.
 
@@ -239,11 +243,12 @@ def _at_best(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
 def _weighed(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
     # The guide is shown the most likely completion: a grey half is no datum that it knows.
     shown = torch.where(field.seen, field.x, field.generated(ranked[:1])[0])
+    near = local(field, ranked[0])
     field = Field(field.pair, field.layout, shown, field.y, field.seen)
-    found = weigh(field, plan.samples, plan.prior_share, plan.chunk, (plan.seed, start, 5))
+    found = weigh(field, near, plan.samples, plan.prior_share, plan.chunk, (plan.seed, start, 5))
     state = pick(found, plan.draws, (plan.seed, start, 6))
     mean, sd = moments(field, found.state, found.weights, plan.chunk)
-    return state, mean, sd, {"ess": found.ess, "khat": found.khat, "prior_share": found.prior_share}
+    return state, mean, sd, {"ess": found.ess, "khat": found.khat, "shares": found.shares}
 
 
 def _by_nuts(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
@@ -253,9 +258,10 @@ def _by_nuts(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
 
         rows = tqdm(rows, unit="datum")
     each, kept = [], -(-plan.samples // plan.chains)
+    near = local(field, ranked[0])
     for i in rows:
-        one = field.only(i)
-        each.append(torch.stack([chain(one, ranked[c % len(ranked), i], kept, plan.warmup, plan.depth,
+        one, spread = field.only(i), None if near is None else near.only(i)
+        each.append(torch.stack([chain(one, spread, ranked[c % len(ranked), i], kept, plan.warmup, plan.depth,
                                        (plan.seed, start + i, 8, c)) for c in range(plan.chains)]))  # fmt: skip
     scores = torch.tensor([mixing(chains) for chains in each], dtype=torch.float64, device=field.x.device)
     # Draws in turns from all chains.
@@ -290,4 +296,4 @@ def _joined(parts: list[Completed]) -> Completed:
         for name in ("mean", "draws", "sd", "energy", "restarts", "ess", "khat", "rhat")
     }
     z = {name: torch.cat([p.z[name] for p in parts], 1) for name in parts[0].z}
-    return Completed(**columns, z=z, trace=torch.cat(traces, 1), prior_share=parts[0].prior_share)
+    return Completed(**columns, z=z, trace=torch.cat(traces, 1), shares=parts[0].shares)

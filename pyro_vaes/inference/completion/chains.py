@@ -9,28 +9,38 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyro_vaes.inference.completion.field import Cost, Field
+from pyro_vaes.inference.completion.local import Local
 from pyro_vaes.inference.densities import seed_at
 
 
-def chain(field: Field, start: Tensor, samples: int, warmup: int, depth: int, where: tuple[int, ...]) -> Tensor:
-    """Run one chain of one datum from a code (k,) on, and give its codes, (samples, k).
+def chain(
+    field: Field, near: Local | None, start: Tensor, samples: int, warmup: int, depth: int, where: tuple[int, ...]
+) -> Tensor:
+    r"""Run one chain of one datum, and give its codes, (samples, k).
+
+    It walks in :math:`\epsilon` where :math:`z = z^* + L \epsilon` and L L' is the covariance near the mode, so that
+    all directions are about as long, and starts one draw of :math:`N(0, I)` away from where it is put.
 
     Args:
-        field: of a single datum.
+        field, near: of a single datum; without ``near`` L is the identity and nothing is added. start: a code (k,).
     """
     cost = Cost(None, 0.0, None)
+    mode = start.new_zeros(start.shape) if near is None else near.mode[0]
+    scale = torch.eye(len(start)).to(start) if near is None else near.scale[0]
 
     def potential(place: dict[str, Tensor]) -> Tensor:
-        return field.energy(place["z"].reshape(1, 1, -1), cost).sum().to(start.dtype)
+        return field.energy((mode + scale @ place["z"]).reshape(1, 1, -1), cost).sum().to(start.dtype)
 
     seed_at(*where)
-    kernel = NUTS(potential_fn=potential, max_tree_depth=depth)
+    at = torch.linalg.solve_triangular(scale, (start - mode)[:, None], upper=False)[:, 0]
+    at = at if near is None else at + torch.randn_like(at)
     mcmc = MCMC(
-        kernel, num_samples=samples, warmup_steps=warmup, initial_params={"z": start.clone()}, disable_progbar=True
-    )
+        NUTS(potential_fn=potential, max_tree_depth=depth),
+        num_samples=samples, warmup_steps=warmup, initial_params={"z": at}, disable_progbar=True,
+    )  # fmt: skip
     with torch.enable_grad():
         mcmc.run()
-    return mcmc.get_samples()["z"].detach()
+    return mode + mcmc.get_samples()["z"].detach() @ scale.T
 
 
 def mixing(chains: Tensor) -> tuple[float, float]:

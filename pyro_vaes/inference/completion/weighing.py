@@ -1,51 +1,57 @@
-"""Codes of p(z | x_seen) by importance: from the guide and the prior, weighed by the seen entries alone."""
+"""Codes of p(z | x_seen) by importance: drawn where they may be, and weighed by the seen entries alone."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.completion.field import Field
+from pyro_vaes.inference.completion.local import Local
 from pyro_vaes.inference.densities import run, seed_at, total
 from pyro_vaes.inference.pareto import khat
 
 
 class Weighed(NamedTuple):
-    """Codes (S, B, k) with normalised weights (S, B), float64; their ESS and k-hat, (B,).
-
-    ``prior_share`` is the share of codes that came from the prior.
-    """
+    """Codes (S, B, k) with normalised weights (S, B), float64; their ESS and k-hat, (B,); where the codes came from."""
 
     state: Tensor
     weights: Tensor
     ess: Tensor
     khat: Tensor
-    prior_share: float
+    shares: dict[str, float]
 
 
-def weigh(field: Field, samples: int, share: float | None, chunk: int, where: tuple[int, ...]) -> Weighed:
-    r"""Draw codes from the guide at the filled-in data and from the prior, and weigh all by the one mixture.
+def weigh(
+    field: Field, near: Local | None, samples: int, prior_share: float | None, chunk: int, where: tuple[int, ...]
+) -> Weighed:
+    r"""Draw codes from a mixture of three, and weigh all of them by the mixture's density.
 
-    .. math:: w = \frac{p(z)\, p(x_{seen} | z)}{(1 - a)\, q(z | \tilde x) + a\, p(z)}
+    .. math:: w = \frac{p(z)\, p(x_{seen} | z)}{a\, p(z) + b\, q(z | \tilde x) + c\, \mathcal{N}(z; z^*, H^{-1})},
+              \qquad a + b + c = 1
 
-    The share a of prior draws bounds the weights by the likelihood's largest value over a.
+    The guide q at the filled-in data believes what was filled in, and is too sure; the Gaussian at the mode knows which
+    entries were seen, but only one mode; the share a of the prior bounds the weights by the largest likelihood over a.
 
     Args:
-        share: a in [0, 1]; None for 1/4, or 0 where the guide cannot score a code that it has not drawn (most flows).
+        near: the Gaussian, or None. prior_share: a in [0, 1]; None for 1/4. What is left is split between the other
+            two, where both are there: most flows cannot score a code that they have not drawn, and take no part.
 
     Raises:
-        InputError: where a is given and the guide cannot.
+        InputError: for an a that leaves such a guide without another to share with.
 
     Source: Hesterberg (1995) for the defensive mixture, Veach & Guibas (1995) for its fixed shares.
     """
-    a = _share(field, share)
-    of_prior = round(a * samples)
-    a = of_prior / samples
+    shares = _shares(field, near is not None, prior_share)
+    counts = {name: round(share * samples) for name, share in shares.items()}
+    first = max(counts, key=lambda name: counts[name])
+    counts[first] += samples - sum(counts.values())
+    shares = {name: count / samples for name, count in counts.items() if count}
     parts = [
-        _some(field, count, kind, a, (*where, kind, done))
-        for kind, among in ((0, samples - of_prior), (1, of_prior))
-        for done, count in _chunks(among, chunk)
+        _some(field, near, name, count, shares, (*where, i, done))
+        for i, name in enumerate(shares)
+        for done, count in _chunks(counts[name], chunk)
     ]
     state, log_w = (torch.cat(columns) for columns in zip(*parts, strict=True))
     if log_w.isnan().any():
@@ -53,43 +59,56 @@ def weigh(field: Field, samples: int, share: float | None, chunk: int, where: tu
     weights = (log_w - log_w.logsumexp(0)).exp()
     # Where no code has any mass all are as good: k-hat says so.
     weights = torch.where(weights.isfinite(), weights, 1 / samples)
-    return Weighed(state, weights, 1 / weights.square().sum(0), khat(log_w.T).to(log_w.device), a)
+    return Weighed(state, weights, 1 / weights.square().sum(0), khat(log_w.T).to(log_w.device), shares)
 
 
-def _some(field: Field, count: int, kind: int, a: float, where: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Codes of the guide (kind 0) or of the prior (1), with their log weights."""
+def _some(
+    field: Field, near: Local | None, source: str, count: int, shares: dict[str, float], where: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Codes of one of the three, with their log weights."""
     seed_at(*where)
-    free = list(field.layout.free)
-    sites = run(field.pair.model if kind else field.pair.guide, field.x, field.y, count, {})
-    values = {name: sites[name]["value"] for name in free}
-    state = field.state(values)
+    free, sites = list(field.layout.free), dict[str, Any]()
+    if source == "mode" and near is not None:
+        state = near.normal().sample(torch.Size([count]))
+    else:
+        program = field.pair.model if source == "prior" else field.pair.guide
+        sites = run(program, field.x, field.y, count, {})
+        state = field.state({name: sites[name]["value"] for name in free})
     terms = field.terms(state)
-    # Densities of codes on the whole real line, all three: the Jacobian of a positive site is in the prior's.
-    _, jacobian = field.values(state)
-    if a == 1:
+    if shares.get("prior") == 1:
         return state, terms.seen
-    q = run(field.pair.guide, field.x, field.y, count, values) if kind else sites
-    guide = total(q, free, count, field.x) + jacobian
-    if a == 0:
-        return state, terms.prior + terms.seen - guide
-    mixed = torch.logaddexp(guide + _log(1 - a), terms.prior + _log(a))
-    return state, terms.prior + terms.seen - mixed
+    # Densities of codes on the whole real line: the Jacobian of a positive site is in the prior's already.
+    values, jacobian = field.values(state)
+    parts = [terms.prior + math.log(shares["prior"])] if "prior" in shares else []
+    if "guide" in shares:
+        q = sites if source == "guide" else run(field.pair.guide, field.x, field.y, count, values)
+        parts.append(total(q, free, count, field.x) + jacobian + math.log(shares["guide"]))
+    if "mode" in shares and near is not None:
+        parts.append(near.normal().log_prob(state).double() + math.log(shares["mode"]))
+    return state, terms.prior + terms.seen - torch.stack(parts).logsumexp(0)
 
 
-def _share(field: Field, share: float | None) -> float:
-    if share in (0, 1):
-        return float(share)
+def _shares(field: Field, near: bool, prior_share: float | None) -> dict[str, float]:
+    """How many of the codes come from where."""
+    guide, a = _scores(field), prior_share
+    if not guide and not near and a not in (None, 0, 1):
+        raise InputError(
+            f"prior_share is {a}, but the guide of {field.pair.name} scores its own draws only: it must be 0 or 1"
+        )
+    a = (0.25 if guide or near else 0.0) if a is None else float(a)
+    b = 0.0 if near and not guide else (1 - a) / 2 if near else 1 - a
+    return {"prior": a, "guide": b, "mode": 1 - a - b}
+
+
+def _scores(field: Field) -> bool:
+    """Whether the guide knows the density of a code that it has not drawn."""
     sites = run(field.pair.model, field.x, field.y, 2, {})
     try:
         values = {name: sites[name]["value"] for name in field.layout.free}
         total(run(field.pair.guide, field.x, field.y, 2, values), field.layout.free, 2, field.x)
     except (KeyError, NotImplementedError, InputError):
-        if share is None:
-            return 0.0
-        raise InputError(
-            f"prior_share is {share}, but the guide of {field.pair.name} scores its own draws only: it must be 0 or 1"
-        ) from None
-    return 0.25 if share is None else share
+        return False
+    return True
 
 
 def pick(weighed: Weighed, draws: int, where: tuple[int, ...]) -> Tensor:
@@ -114,7 +133,3 @@ def moments(field: Field, state: Tensor, weights: Tensor, chunk: int) -> tuple[T
 
 def _chunks(among: int, chunk: int) -> list[tuple[int, int]]:
     return [(done, min(chunk, among - done)) for done in range(0, among, chunk)]
-
-
-def _log(a: float) -> float:
-    return float(torch.tensor(a, dtype=torch.float64).log())
