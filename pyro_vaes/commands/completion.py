@@ -39,6 +39,8 @@ def do_complete(
     steps: int = 100,
     restarts: int = 4,
     samples: int = 1000,
+    chains: int = 4,
+    warmup: int = 200,
     noise: bool = False,
     seed: int = 0,
 ) -> None:
@@ -58,6 +60,8 @@ def do_complete(
         steps: of the line search, at most.
         restarts: of the line search.
         samples: codes that are weighed, or kept of the chains.
+        chains: of nuts, for each image: about a minute an image, for a small network.
+        warmup: steps of a chain before the first that counts.
         noise: draw pixels with the noise of the likelihood.
         seed: of the draws.
     """
@@ -82,7 +86,7 @@ def do_complete(
     mask = mask_of(hide, shape, count)
     found = complete(
         pair, x, mask, y, method=method, gamma=gamma, tau=tau, steps=steps, restarts=restarts, draws=draws,
-        samples=samples, noise=noise, seed=seed, progress=method == "nuts",
+        samples=samples, chains=chains, warmup=warmup, noise=noise, seed=seed, progress=method == "nuts",
     )  # fmt: skip
     settings = {
         "pair": pair.name, "data": dataset.name, "split": split, "rows": rows.tolist(), "hide": hide,

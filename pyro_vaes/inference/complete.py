@@ -171,7 +171,10 @@ def complete(
         if tau:
             plan = plan._replace(cost=cost._replace(discriminator=judge_of(pair, discriminator)))
         rows = torch.where(seen, rows, filling(pair, rows, y, fill, seed))
-        parts = [_batch(pair, sites, plan, *batch) for batch in _batches(rows, seen, y, batch_size, progress)]
+        parts = [
+            _batch(pair, sites, plan, *batch)
+            for batch in _batches(rows, seen, y, batch_size, progress and method != "nuts")
+        ]
     return _joined(parts)
 
 
