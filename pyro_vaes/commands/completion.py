@@ -208,12 +208,14 @@ def _write(
     print(f"wrote {path}")
     if not is_image(shape):
         return
-    drawn = settings["method"] != "optimise"
-    few = slice(0, 10)
+    drawn, few = settings["method"] != "optimise", slice(0, 10)
+    title = f"{settings['pair']}, {settings['data']}: {Path(settings['hide']).name} hidden (light blue)"
+    bad = sum(1 for k in figures.get("k-hat", []) if not k <= 0.7)
+    warning = f"\nk-hat above 0.7 for {bad} of {len(x)}: their draws and sd are not to be trusted" if bad else ""
     figure = completions(
         as_batch(x)[few], found.mean[few], seen[few], shape, truth=true[few], label=WORDS[settings["method"]],
         draws=found.draws[:, few] if drawn else None, sd=found.sd[few] if drawn else None,
-        title=f"{settings['pair']}, {settings['data']}: {Path(settings['hide']).name} hidden (light blue)",
+        title=title + warning,
     )  # fmt: skip
     write_figure(folder.path / "completion.png", figure)
 

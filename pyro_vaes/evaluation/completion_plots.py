@@ -57,7 +57,9 @@ def completions(
     columns.append((label, [image(row, shape) for row in completion]))
     for s in range(0 if draws is None else min(most, len(draws))):
         columns.append((f"draw {s + 1}", [image(row, shape) for row in draws[s]]))  # type: ignore[index]
-    figure, grid = _grid(len(seen), len(columns) + (sd is not None), columns[0][1][0].shape, title)
+    figure, grid = _grid(
+        len(seen), len(columns) + (sd is not None), columns[0][1][0].shape, title, 0.1 if sd is None else 0.9
+    )
     for c, (name, pictures) in enumerate(columns):
         grid[0, c].set_title(name, fontsize=8, color=NEUTRAL)
         for ax, picture in zip(grid[:, c], pictures, strict=True):
@@ -88,11 +90,13 @@ def _spreads(figure: Figure, axes: Any, sd: Tensor, shape: Sequence[int]) -> Non
     bar.outline.set_visible(False)
 
 
-def _grid(rows: int, columns: int, size: tuple[int, ...], title: str) -> tuple[Figure, Any]:
+def _grid(rows: int, columns: int, size: tuple[int, ...], title: str, extra: float) -> tuple[Figure, Any]:
     cell = 0.85
     height = cell * size[0] / size[1]
     figure = Figure(
-        figsize=(columns * cell + 0.9, rows * height + (0.75 if title else 0.35)), dpi=160, layout="constrained"
+        figsize=(columns * cell + extra, rows * height + 0.35 + 0.2 * len(title.split("\n"))),
+        dpi=160,
+        layout="constrained",
     )
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr, call-arg]
     grid = figure.subplots(rows, columns, squeeze=False)

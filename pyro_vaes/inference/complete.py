@@ -119,7 +119,8 @@ def complete(
         gamma: None, the default, takes :math:`-\log p(x_m | z) - \log p(z)`, the pair's own negative log joint in
             nats, whose minimum is the MAP code given the seen entries; for a Normal likelihood of standard deviation
             sd it is Eq. 5 with gamma = 2 sd^2, over 2 sd^2. A number of at least 0 takes the squares of Eq. 5,
-            whatever the likelihood; pairs without a normalised density (``ic_vae``) have only these.
+            whatever the likelihood; pairs without a normalised density (``ic_vae``) have only these. On pixels in
+            [-1, 1], as the paper's, squares are four times those on [0, 1], and so is gamma.
         tau: at least 0, the weight of the discriminator's part (0: no part). In nats where gamma is None.
         discriminator: D, a module (n, d) -> logits (n,), above 0 for real; by default the objective's own, if it has
             one for data and not for codes.
@@ -269,7 +270,7 @@ def _by_nuts(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
     scores = torch.tensor([mixing(chains) for chains in each], dtype=torch.float64, device=field.x.device)
     # Draws in turns from all chains.
     state = torch.stack([chains.transpose(0, 1).flatten(0, 1) for chains in each], 1)
-    mean, sd = moments(field, state, torch.full(state.shape[:2], 1 / len(state), dtype=torch.float64), plan.chunk)
+    mean, sd = moments(field, state, torch.full_like(state[..., 0], 1 / len(state), dtype=torch.float64), plan.chunk)
     chosen = torch.linspace(0, len(state) - 1, plan.draws).round().long()
     return state[chosen], mean, sd, {"rhat": scores[:, 0], "ess": scores[:, 1]}
 
