@@ -75,8 +75,8 @@ def reconstruct(
             with at_mean:
                 q = poutine.trace(pair.guide).get_trace(x, y)
             p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x, y)
-            x = _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
-    return x, _finite(_recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
+            x = _finite(recorded(p, "mu", "mean"), p, "mean", "mu")
+    return x, _finite(recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
 
 
 def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def decoded(pair: Pair, x: Tensor, y: Tensor | None, values: dict[str, Tensor]) 
     """Give the clean data of codes, (B, d): of sites that are given no value the model's mean is taken."""
     with _AtMean():
         p = poutine.trace(poutine.condition(pair.model, values)).get_trace(x, y)
-    return _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
+    return _finite(recorded(p, "mu", "mean"), p, "mean", "mu")
 
 
 def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
@@ -105,7 +105,7 @@ def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
     return value
 
 
-def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
+def recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
     """A site that the model records, or what its likelihood has instead."""
     value: Any = p.nodes[site]["value"] if site in p.nodes else getattr(p.nodes["x"]["fn"], attribute)
     return value
@@ -332,7 +332,7 @@ def sample(
         p = poutine.trace(pair.model).get_trace(None, y, size=draws)
         if noise:
             return p.nodes["x"]["value"]  # type: ignore[return-value]
-        x = _recorded(p, "mu", "mean")
+        x = recorded(p, "mu", "mean")
         for _ in range(passes - 1):
             x, _ = reconstruct(pair, x, y, passes=1, draw=True)
     return x

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from pyro_vaes.inference.completion.sites import Layout
 from pyro_vaes.inference.densities import Values, log_prob, run, sampled_sites, seed_at
-from pyro_vaes.inference.posterior import _AtMean, _recorded
+from pyro_vaes.inference.posterior import _AtMean, recorded
 from pyro_vaes.pair import Pair
 
 
@@ -96,7 +96,7 @@ class Field:
             return prune_subsample_sites(poutine.trace(program).get_trace(self.x, self.y))
 
     def mean_of(self, trace: poutine.Trace, codes: int) -> Tensor:
-        return _recorded(trace, "mu", "mean").expand(codes, *self.x.shape)
+        return recorded(trace, "mu", "mean").expand(codes, *self.x.shape)
 
     def generated(self, state: Tensor) -> Tensor:
         """gen(z), (R, B, d)."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, said
 from pyro_vaes.inference.densities import seed_at
 from pyro_vaes.inference.guard import as_batch, check_data
-from pyro_vaes.inference.posterior import _recorded
+from pyro_vaes.inference.posterior import recorded
 from pyro_vaes.pair import Pair, _Representative
 
 # Values that some likelihood or other takes.
@@ -101,4 +101,4 @@ def filling(pair: Pair, x: Tensor, y: Tensor | None, fill: Any, seed: int, codes
     program = pyro.plate("particles", codes, dim=-2)(pair.model)
     with _Representative():
         trace = prune_subsample_sites(poutine.trace(program).get_trace(rows, y))
-    return _recorded(trace, "mu", "mean").expand(codes, *rows.shape).mean(0).expand(x.shape)
+    return recorded(trace, "mu", "mean").expand(codes, *rows.shape).mean(0).expand(x.shape)
