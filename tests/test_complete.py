@@ -173,7 +173,7 @@ def test_every_variant(name):
     assert torch.equal(found.draws, again.draws) and torch.equal(found.trace, again.trace)
     assert (found.trace.diff(dim=0) <= 0).all()
     # An untrained crvae of this size makes the same image of all codes: its guide's mean code is the best already.
-    assert name == "crvae" or (found.trace[-1] < found.trace[0]).all()
+    assert name in {"crvae", "crvae_gan"} or (found.trace[-1] < found.trace[0]).all()
     assert torch.equal(found.energy, found.restarts.amin(0))
     if method == "importance":
         assert ((found.ess >= 1) & (found.ess <= 60.001)).all()
