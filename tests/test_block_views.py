@@ -161,7 +161,7 @@ class _Product(torch.nn.Module):
 
 
 def test_coarse_is_what_patches_keep():
-    """An image of 8 x 8 in 16 patches: a change of a whole patch is all coarse, one that alternates within it not at all."""
+    """16 patches of 2 x 2: a change of a whole patch is all coarse, one that alternates within it not at all."""
 
     class Paint(torch.nn.Module):
         def forward(self, z):
@@ -230,7 +230,7 @@ def test_figures_name_their_columns():
         figure = block_plots.evolution(images, shape, title="t")
         assert [ax.get_title() for ax in figure.axes[:4]] == ["none", "+ z$_1$", "+ z$_2$", "+ z$_3$"]
         png(figure)
-    figure = block_plots.styles(images[:, 0], images, (3, 4), 12)
+    figure = block_plots.styles(images, (3, 4), images[:, 0], 12)
     assert figure.axes[1].get_title() == "new z$_{12}$" and len(figure.axes) == 10
     assert len(block_plots.square(torch.rand(4, 4, 12), (3, 4)).axes) == 16
     with pytest.raises(pv.InputError, match="columns has 1 names for 4"):

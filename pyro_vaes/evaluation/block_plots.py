@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def evolution(images: Tensor, shape: Sequence[int], *, title: str = "") -> Figur
     >>> [ax.get_title() for ax in evolution(torch.rand(2, 3, 4), (2, 2)).axes[:3]]
     ['none', '+ z$_1$', '+ z$_2$']
     """
-    columns = ["none", *(f"+ z$_{{{t}}}$" if t > 9 else f"+ z$_{t}$" for t in range(1, images.shape[1]))]
+    columns = ["none", *(f"+ {_name(t)}" for t in range(1, images.shape[1]))]
     if images.shape[1] == 2:
         columns = ["z = 0", "z"]
     return grid(images, shape, columns=columns, title=title)
@@ -40,25 +41,21 @@ def path(images: Tensor, shape: Sequence[int], block: int, *, title: str = "") -
     """
     steps = images.shape[1]
     columns = [f"{i / (steps - 1):.2g}" for i in range(steps)]
-    columns[0], columns[-1] = f"z$_{{{block}}}$" if block > 9 else f"z$_{block}$", f"new z$_{{{block}}}$"
-    columns[-1] = columns[-1] if block > 9 else f"new z$_{block}$"
+    columns[0], columns[-1] = _name(block), f"new {_name(block)}"
     return grid(images, shape, columns=columns, title=title)
 
 
-def styles(start: Tensor, images: Tensor, shape: Sequence[int], block: int, *, title: str = "") -> Figure:
+def styles(images: Tensor, shape: Sequence[int], start: Tensor, block: int, *, title: str = "") -> Figure:
     """Draw what :func:`~pyro_vaes.evaluation.blocks.resample_block` gave, beside the images it started from.
 
     Args:
-        start: (B, d). images: (B, S, d), in a column all with the same block t. shape: of one image.
+        images: (B, S, d), in a column all with the same block t. shape: of one image. start: (B, d). block: t.
 
     >>> import torch
-    >>> [ax.get_title() for ax in styles(torch.rand(2, 4), torch.rand(2, 2, 4), (2, 2), 3).axes[:3]]
+    >>> [ax.get_title() for ax in styles(torch.rand(2, 2, 4), (2, 2), torch.rand(2, 4), 3).axes[:3]]
     ['start', 'new z$_3$', 'another']
     """
-    name = f"z$_{{{block}}}$" if block > 9 else f"z$_{block}$"
-    columns = ["start", f"new {name}", *["another"] * (images.shape[1] - 1)]
-    import torch
-
+    columns = ["start", f"new {_name(block)}", *["another"] * (images.shape[1] - 1)]
     return grid(torch.cat([start[:, None], images], 1), shape, columns=columns, title=title, apart=1)
 
 
@@ -91,11 +88,13 @@ def effects(found: BlockEffects, *, title: str = "") -> Figure:
     >>> len(effects(BlockEffects(("z_1", "z_2"), one, one / 9, 1.0, one, one)).axes)
     2
     """
-    panels = [(100 * found.share, 100 * found.error / found.everything, "of the variance of images (%)")]
-    titles = ["What is open while only this block is unknown"]
+    panels: list[tuple[Tensor, Tensor | None, str]] = [
+        (100 * found.share, 100 * found.error / found.everything, "share of the variance of images (%)")
+    ]
+    titles = ["How much of the image hangs on each block"]
     if found.coarse is not None:
-        panels.append((100 * found.coarse, None, "of the change (%)"))
-        titles.append("Of that, coarse: left in 4 x 4 patches")
+        panels.append((100 * found.coarse, None, "share of the block's change (%)"))
+        titles.append("Coarse: what 4 x 4 patch means keep of it")
     names = [site.replace("z_", "") for site in found.sites]
     width = max(3.6, 0.34 * len(names) + 1.2)
     figure = Figure(figsize=(width * len(panels), 3.0), dpi=160, layout="constrained")
@@ -112,6 +111,10 @@ def effects(found: BlockEffects, *, title: str = "") -> Figure:
     if title:
         figure.suptitle(title, fontsize=9, color=NEUTRAL, x=0.01, ha="left")
     return figure
+
+
+def _name(block: int) -> str:
+    return f"z$_{block}$" if block < 10 else f"z$_{{{block}}}$"
 
 
 def grid(

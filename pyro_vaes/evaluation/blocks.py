@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pyro.poutine as poutine
 import torch
@@ -73,7 +74,7 @@ def evolve(pair: Pair, draws: int = 8, y: Tensor | int | None = None, *, x: Star
     Raises:
         InputError: for bad arguments, or a pair whose code has no blocks; see :func:`blocks_of`.
 
-    Source: Shang, Sohn & Tian (2017), 4.4 and Fig. 5a. Zero is the mean of their prior; it is put there whatever the
+    Source: Shang et al. (2017), 4.4 and Fig. 5a. Zero is the mean of their prior; it is put there whatever the
     pair's own prior is.
 
     >>> from pyro_vaes.variants import l2_vae
@@ -117,7 +118,7 @@ def interpolate_block(
     Raises:
         InputError: for bad arguments, or a pair whose code has no blocks.
 
-    Source: Shang, Sohn & Tian (2017), 4.4 and Fig. 5b-d. Which path they took is not said: the line is our reading. They
+    Source: Shang et al. (2017), 4.4 and Fig. 5b-d. Which path they took is not said: the line is our reading. They
     chose t and the new draw by eye; here the seed does. Under a condition the new draw is that of the first row.
 
     >>> from pyro_vaes.variants import l2_vae
@@ -161,7 +162,7 @@ def resample_block(
     Raises:
         InputError: for bad arguments, or a pair whose code has no blocks.
 
-    Source: Shang, Sohn & Tian (2017), 4.4 and Fig. 5e-h.
+    Source: Shang et al. (2017), 4.4 and Fig. 5e-h.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> resample_block(l2_vae(4, 2, (8,)), 1, styles=5, draws=3).shape
@@ -197,7 +198,7 @@ def interpolate(
         InputError: for bad arguments, other than four data, four conditions that differ (there is none in between), or
             a pair whose code has no blocks.
 
-    Source: Shang, Sohn & Tian (2017), supplement B, Eq. S1.
+    Source: Shang et al. (2017), supplement B, Eq. S1.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> interpolate(l2_vae(4, 2, (8,)), torch.rand(4, 4), steps=5).shape
@@ -226,8 +227,8 @@ class BlockEffects:
     Attributes:
         sites: the blocks. change: (T,), the mean square of the change of an entry, in squared units of the data.
         error: (T,), its standard error. everything: the same when all blocks are drawn anew at once.
-        share: (T,), change / everything: the total effect (Sobol index) of each block. Together they are at least 1, and
-            1 only where no two blocks interact.
+        share: (T,), change / everything: the total effect (Sobol index) of each block. Together they are 1 where no
+            two blocks interact, else more.
         coarse: (T,), the share of the change that is left in 4 x 4 mean patches of the image; None without a shape.
     """
 
@@ -264,8 +265,8 @@ def block_effects(
     Raises:
         InputError: for bad arguments, or a pair whose code has no blocks.
 
-    Source: the measure is ours for a claim of Shang, Sohn & Tian (2017), 4.4, which they show by pictures; the estimator
-    is Jansen's (1999) of the total effect.
+    Source: the measure is ours, for a claim that Shang et al. (2017), 4.4, show by pictures; the estimator is Jansen's
+    (1999) of the total effect.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> block_effects(l2_vae(4, 2, (8,)), 20).share
@@ -315,7 +316,7 @@ def _start(
     seed_at(seed, 0)
     if given or x is None:
         return given or _prior(pair, sites, y, rows), y
-    q = poutine.trace(pair.guide).get_trace(as_batch(x).to(like.device), y).nodes
+    q: Any = poutine.trace(pair.guide).get_trace(as_batch(cast(Tensor, x)).to(like.device), y).nodes
     return {name: q[name]["value"] for name in sites}, y
 
 
@@ -336,8 +337,8 @@ def _given(pair: Pair, sites: tuple[str, ...], x: Mapping[str, Tensor], like: Te
 def _prior(pair: Pair, sites: Iterable[str], y: Tensor | None, rows: int) -> Codes:
     """Draw the blocks from the model. What else it draws stands at its mean: it may have no draws."""
     with AtMean(tuple(sites)):
-        p = poutine.trace(pair.model).get_trace(_no_data(pair, rows), y)
-    return {name: p.nodes[name]["value"] for name in sites}
+        p: Any = poutine.trace(pair.model).get_trace(_no_data(pair, rows), y).nodes
+    return {name: p[name]["value"] for name in sites}
 
 
 def _anew(pair: Pair, site: str, y: Tensor | None, rows: int, seed: int, block: int) -> Tensor:
@@ -348,8 +349,8 @@ def _anew(pair: Pair, site: str, y: Tensor | None, rows: int, seed: int, block: 
 
 def _density(pair: Pair, values: Codes, site: str, y: Tensor | None) -> Tensor:
     with AtMean():
-        p = poutine.trace(poutine.condition(pair.model, values)).get_trace(_no_data(pair, 2), y)
-    return p.nodes[site]["fn"].log_prob(values[site])
+        p: Any = poutine.trace(poutine.condition(pair.model, values)).get_trace(_no_data(pair, 2), y).nodes
+    return p[site]["fn"].log_prob(values[site])
 
 
 def _no_data(pair: Pair, rows: int) -> Tensor:
