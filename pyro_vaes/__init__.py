@@ -49,9 +49,8 @@ _HOMES = {
     "pyro_vaes.inference.run": ["Run"],
     "pyro_vaes.evaluation.decomposition": ["decompose", "Decomposition"],
     "pyro_vaes.evaluation.aggregated": ["aggregated", "Aggregated", "traversal"],
-    "pyro_vaes.evaluation.blocks": [
-        "evolve", "interpolate_block", "resample_block", "interpolate", "block_effects", "BlockEffects",
-    ],
+    "pyro_vaes.evaluation.blocks": ["evolve", "interpolate_block", "resample_block", "interpolate"],
+    "pyro_vaes.evaluation.block_effects": ["block_effects", "BlockEffects"],
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],

@@ -29,7 +29,8 @@ def do_evolve(run: str, draws: int = 8, rows: str | None = None, label: int | No
         seed: of the draws.
     """
     from pyro_vaes.evaluation import block_plots
-    from pyro_vaes.evaluation.blocks import block_effects, blocks_of, evolve
+    from pyro_vaes.evaluation.block_effects import block_effects
+    from pyro_vaes.evaluation.blocks import blocks_of, evolve
 
     view = _view(run, draws, rows, label)
     found = evolve(view.pair, draws, view.y, x=view.x, seed=seed)

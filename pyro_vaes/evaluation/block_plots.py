@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
-from pyro_vaes.evaluation.blocks import BlockEffects
+from pyro_vaes.evaluation.block_effects import BlockEffects
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST, image
 
 CELL = 0.72  # inches, the width of an image

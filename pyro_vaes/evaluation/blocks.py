@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import pyro.poutine as poutine
@@ -47,7 +46,7 @@ def blocks_of(pair: Pair) -> tuple[str, ...]:
     with quietly(pair):
         y = pair.first_condition(2)
         one, other = (
-            {name: value + shift for name, value in _prior(pair, sites, y, 2).items()} for shift in (0.0, 1.0)
+            {name: value + shift for name, value in prior_codes(pair, sites, y, 2).items()} for shift in (0.0, 1.0)
         )
         # The density of one and the same value, with all other blocks elsewhere.
         for name in sites[1:]:
@@ -83,11 +82,11 @@ def evolve(pair: Pair, draws: int = 8, y: Tensor | int | None = None, *, x: Star
     """
     sites = blocks_of(pair)
     with quietly(pair):
-        start, y = _start(pair, sites, draws, y, x, seed)
+        start, y = start_codes(pair, sites, draws, y, x, seed)
         nothing = {name: torch.zeros_like(value) for name, value in start.items()}
         columns = ({name: (start if i < t else nothing)[name] for i, name in enumerate(sites)}
                    for t in range(len(sites) + 1))  # fmt: skip
-        return _decode(pair, columns, y)
+        return decode(pair, columns, y)
 
 
 def interpolate_block(
@@ -130,11 +129,11 @@ def interpolate_block(
         raise unknown("path", str(path), PATHS)
     whole("steps", steps, low=2, high=10**4)
     with quietly(pair):
-        start, y = _start(pair, sites, draws, y, x, seed)
+        start, y = start_codes(pair, sites, draws, y, x, seed)
         end = _anew(pair, site, y, 1, seed, block)
         stay, move = _quarter(steps, end) if path == "spherical" else _line(steps, end)
         columns = ({**start, site: a * start[site] + b * end} for a, b in zip(stay, move, strict=True))
-        return _decode(pair, columns, y)
+        return decode(pair, columns, y)
 
 
 def resample_block(
@@ -171,9 +170,9 @@ def resample_block(
     site, sites = _block(pair, block)
     whole("styles", styles, high=10**4)
     with quietly(pair):
-        start, y = _start(pair, sites, draws, y, x, seed)
+        start, y = start_codes(pair, sites, draws, y, x, seed)
         anew = _anew(pair, site, y, styles, seed, block)
-        return _decode(pair, ({**start, site: style.expand_as(start[site])} for style in anew), y)
+        return decode(pair, ({**start, site: style.expand_as(start[site])} for style in anew), y)
 
 
 def interpolate(
@@ -207,7 +206,7 @@ def interpolate(
     sites = blocks_of(pair)
     whole("steps", steps, low=2, high=1000)
     with quietly(pair):
-        start, y = _start(pair, sites, 4, y, x, seed)
+        start, y = start_codes(pair, sites, 4, y, x, seed)
         if x is None or len(start[sites[0]]) != 4:
             raise InputError(f"x holds {0 if x is None else len(start[sites[0]])} data: a square is between four")
         if y is not None and bool((y != y[0]).any()):
@@ -216,81 +215,8 @@ def interpolate(
         # (phi, psi, corner), in the order Z_1 ... Z_4.
         weight = torch.stack([c[:, None] * r[None] for c in down for r in right], -1).reshape(steps * steps, 4)
         every = {name: torch.tensordot(weight, value, 1) for name, value in start.items()}
-        found = _decode(pair, [every], None if y is None else y[:1].expand(steps * steps, -1))
+        found = decode(pair, [every], None if y is None else y[:1].expand(steps * steps, -1))
     return found.reshape(steps, steps, -1)
-
-
-@dataclass(frozen=True)
-class BlockEffects:
-    r"""How much images move when one block is drawn anew; see :func:`block_effects`.
-
-    Attributes:
-        sites: the blocks. change: (T,), the mean square of the change of an entry, in squared units of the data.
-        error: (T,), its standard error. everything: the same when all blocks are drawn anew at once.
-        share: (T,), change / everything: the total effect (Sobol index) of each block. Together they are 1 where no
-            two blocks interact, else more.
-        coarse: (T,), the share of the change that is left in 4 x 4 mean patches of the image; None without a shape.
-    """
-
-    sites: tuple[str, ...]
-    change: Tensor
-    error: Tensor
-    everything: float
-    share: Tensor
-    coarse: Tensor | None
-
-
-def block_effects(
-    pair: Pair,
-    draws: int = 512,
-    y: Tensor | int | None = None,
-    *,
-    x: Start = None,
-    shape: Iterable[int] | None = None,
-    seed: int = 0,
-) -> BlockEffects:
-    r"""Measure how much the image moves when one block alone is drawn anew, block by block.
-
-    .. math:: e_t = \frac1d\, \mathrm{E}\, \big\| \mu(z) - \mu(z_1, \dots, \tilde z_t, \dots, z_T) \big\|^2, \qquad
-              \mathrm{share}_t = \frac{e_t}{\frac1d\, \mathrm{E}\, \| \mu(z) - \mu(\tilde z) \|^2}
-
-    A share is the part of the variance of images that is left when all other blocks are known. The coarse share says of
-    what kind the change is: 1 where whole regions become lighter or darker, 0 where only details within 4 x 4 patches
-    do. So whether early blocks hold what is global, as the source says, is a question to two lists of numbers.
-
-    Args:
-        draws: at least 2. y, x, seed: as in :func:`evolve`; the new draws are each row's own here.
-        shape: of an image, (H, W) or (C, H, W), for the coarse share.
-
-    Raises:
-        InputError: for bad arguments, or a pair whose code has no blocks.
-
-    Source: the measure is ours, for a claim that Shang et al. (2017), 4.4, show by pictures; the estimator is Jansen's
-    (1999) of the total effect.
-
-    >>> from pyro_vaes.variants import l2_vae
-    >>> block_effects(l2_vae(4, 2, (8,)), 20).share
-    tensor([1.])
-    """
-    sites = blocks_of(pair)
-    patches = None if shape is None else _patches(pair, tuple(shape))
-    with quietly(pair):
-        start, y = _start(pair, sites, whole("draws", draws, low=2, high=10**6), y, x, seed)
-        if len(start[sites[0]]) < 2:
-            raise InputError("x holds one datum: a mean change needs two")
-        seed_at(seed, 2)
-        anew = _prior(pair, sites, y, len(start[sites[0]]))
-        before = _decode(pair, [start], y)[:, 0]
-        moved = [{**start, name: anew[name]} for name in sites] + [anew]
-        delta = torch.stack([_decode(pair, [codes], y)[:, 0] - before for codes in moved]).double()
-    square = delta.square().mean(-1)
-    change, error = square.mean(1), square.std(1) / math.sqrt(square.shape[1])
-    coarse = None
-    if patches is not None:
-        left = patches(delta[:-1]).square().mean((1, 2))
-        coarse = (left / change[:-1]).float()
-    share = (change[:-1] / change[-1]).float()
-    return BlockEffects(sites, change[:-1].float(), error[:-1].float(), change[-1].item(), share, coarse)
 
 
 def _block(pair: Pair, block: int) -> tuple[str, tuple[str, ...]]:
@@ -301,7 +227,7 @@ def _block(pair: Pair, block: int) -> tuple[str, tuple[str, ...]]:
     return sites[block - 1], sites
 
 
-def _start(
+def start_codes(
     pair: Pair, sites: tuple[str, ...], draws: int, y: Tensor | int | None, x: Start, seed: int
 ) -> tuple[Codes, Tensor | None]:
     """The codes that a view starts from, of the prior, of images, or as given; and the condition of each."""
@@ -315,7 +241,7 @@ def _start(
     y = check_condition(pair, torch.empty(rows, 0, device=like.device), y)
     seed_at(seed, 0)
     if given or x is None:
-        return given or _prior(pair, sites, y, rows), y
+        return given or prior_codes(pair, sites, y, rows), y
     q: Any = poutine.trace(pair.guide).get_trace(as_batch(cast(Tensor, x)).to(like.device), y).nodes
     return {name: q[name]["value"] for name in sites}, y
 
@@ -325,7 +251,7 @@ def _given(pair: Pair, sites: tuple[str, ...], x: Mapping[str, Tensor], like: Te
     if not isinstance(x, Mapping) or set(x) != set(sites) or not all(isinstance(v, Tensor) for v in x.values()):
         what = sorted(map(str, x)) if isinstance(x, Mapping) else type(x).__name__
         raise InputError(f"x is {what}: it must be images, or codes of all blocks: {', '.join(sites)}")
-    drawn, rows = _prior(pair, sites, pair.first_condition(2), 2), len(x[sites[0]])
+    drawn, rows = prior_codes(pair, sites, pair.first_condition(2), 2), len(x[sites[0]])
     for name in sites:
         if x[name].shape[1:] != drawn[name].shape[1:] or len(x[name]) != rows or not rows:
             raise InputError(f"x: {name} is {tuple(x[name].shape)}: it must be ({rows}, {drawn[name].shape[1]})")
@@ -334,7 +260,7 @@ def _given(pair: Pair, sites: tuple[str, ...], x: Mapping[str, Tensor], like: Te
     return {name: x[name].to(like) for name in sites}
 
 
-def _prior(pair: Pair, sites: Iterable[str], y: Tensor | None, rows: int) -> Codes:
+def prior_codes(pair: Pair, sites: Iterable[str], y: Tensor | None, rows: int) -> Codes:
     """Draw the blocks from the model. What else it draws stands at its mean: it may have no draws."""
     with AtMean(tuple(sites)):
         p: Any = poutine.trace(pair.model).get_trace(_no_data(pair, rows), y).nodes
@@ -344,7 +270,7 @@ def _prior(pair: Pair, sites: Iterable[str], y: Tensor | None, rows: int) -> Cod
 def _anew(pair: Pair, site: str, y: Tensor | None, rows: int, seed: int, block: int) -> Tensor:
     """New draws of one block, (rows, k), under the first condition; another block has other draws."""
     seed_at(seed, 1, block)
-    return _prior(pair, [site], None if y is None else y[:1].expand(rows, -1), rows)[site]
+    return prior_codes(pair, [site], None if y is None else y[:1].expand(rows, -1), rows)[site]
 
 
 def _density(pair: Pair, values: Codes, site: str, y: Tensor | None) -> Tensor:
@@ -359,7 +285,7 @@ def _no_data(pair: Pair, rows: int) -> Tensor:
     return torch.zeros(rows, pair.data_dim, dtype=like.dtype, device=like.device)
 
 
-def _decode(pair: Pair, columns: Iterable[Codes], y: Tensor | None) -> Tensor:
+def decode(pair: Pair, columns: Iterable[Codes], y: Tensor | None) -> Tensor:
     """Decode one set of codes after the other, (rows, columns, d), some rows at a time."""
     found = []
     for codes in columns:
@@ -383,22 +309,3 @@ def _quarter(steps: int, like: Tensor) -> tuple[Tensor, Tensor]:
     cos[-1] = 0.0
     # sin is cos from the other end.
     return cos.to(like), cos.flip(0).to(like)
-
-
-def _patches(pair: Pair, shape: tuple[int, ...], cells: int = 4):
-    """Give the projection of flat images onto the means of 4 x 4 patches, of whatever size the image leaves them."""
-    if len(shape) not in (2, 3) or math.prod(shape) != pair.data_dim:
-        raise InputError(f"shape is {shape}: it must be (H, W) or (C, H, W), with {pair.data_dim} entries")
-
-    def mean(side: int) -> Tensor:
-        patch = torch.arange(side) * min(cells, side) // side
-        same = (patch[:, None] == patch[None]).double()
-        return same / same.sum(1, keepdim=True)
-
-    down, right = mean(shape[-2]), mean(shape[-1])
-
-    def project(flat: Tensor) -> Tensor:
-        images = flat.reshape(*flat.shape[:-1], *shape)
-        return (down.to(flat.device) @ images @ right.T.to(flat.device)).reshape(flat.shape)
-
-    return project
