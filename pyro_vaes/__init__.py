@@ -20,7 +20,7 @@ _HOMES = {
         "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "gaussian_vae",
         "l2_vae", "gamma_vae", "lc_vae", "memoriser", "ic_vae", "indexed_ic_vae", "affine_ic_vae", "t_vae",
         "datum_t_vae", "rvae", "ric_vae", "r_l2_vae", "rlc_vae", "autoencoder", "induced_ae", "wae_mmd", "wae_gan",
-        "two_stage_vae", "affine_vae", "ica_vae", "m2_vae",
+        "two_stage_vae", "affine_vae", "ica_vae", "m2_vae", "conv_vae", "cvae_conv", "bcvae", "crvae",
     ],
     "pyro_vaes.inference.objective": ["ELBO", "Loss", "Objective"],
     "pyro_vaes.inference.importance": ["ImportanceWeighted"],

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 GLOSSARY: dict[str, str] = {
     "latent_dim": "entries of the code z.",
     "latent_dims": "entries of the codes z_1, z_2, ..., the first nearest to the data; latent_dim is then the last.",
-    "hidden": "widths of the hidden layers of the encoder; the decoder has them in reverse.",
+    "hidden": "widths of the hidden layers of the encoder, or filters; the decoder has them in reverse.",
     "middle": "entries of z_1, the code between z_2 and the data.",
     "middle_hidden": "widths of the hidden layers between z_1 and z_2.",
     "activation": "tanh or relu.",
-    "beta": "weight of the KL term in what is minimised; 1 is the bound.",
+    "beta": "weight of the KL term in what is minimised; 1 is the bound. Of blocks, one number or one for each.",
     "corruption": "what the encoder's input suffers in training: salt_and_pepper:FRACTION or impulse:FRACTION.",
     "particles": "K, the draws of the guide per datum.",
     "alpha": "of the Renyi bound, 0 for the importance-weighted one; of rvae, the share of clean entries to expect.",
@@ -44,6 +44,12 @@ GLOSSARY: dict[str, str] = {
     "classifier": "q(y | x): mlp or cnn.",
     "filters": "of the convolutional classifier, one number per layer.",
     "distort": "how strongly the convolutional classifier's images are turned, scaled and shifted in training.",
+    "sd": "standard deviation of pixels in [0, 1] around their mean; left out, data are binary.",
+    "blocks": "T, the sites z_1 ... z_T that the code is cut into.",
+    "recurrence": "where blocks hear of earlier ones: both, inference or generation.",
+    "mean": "of the code, as a function of the features: conv or dense.",
+    "units": "of the LSTMs; 256 where it is left out.",
+    "preset": "paper, or repo for the authors' code: two layers, a slower rate of the LSTMs, a smaller u.",
     "classifier_weight": "of -log q(y | x) of the labelled rows, beside the bound.",
 }
 
