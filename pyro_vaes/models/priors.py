@@ -185,7 +185,8 @@ class ChannelPrior(nn.Module):
         r"""Set mean and covariance of every channel.
 
         .. math:: A_k A_k^\top = \Sigma_k + j_k I, \qquad
-                  j_k = \tfrac32 \max\big(0,\; \mathrm{jitter} \cdot \mathrm{tr}\, \Sigma_k / m - \lambda_{\min}(\Sigma_k)\big)
+                  j_k = \tfrac32 \max\Big(0,\;
+                  \mathrm{jitter} \cdot \frac{\mathrm{tr}\, \Sigma_k}{m} - \lambda_{\min}(\Sigma_k)\Big)
 
         From N codes, N not above the number of cells, a covariance is singular, and p(z) no density. So no eigenvalue
         stays below ``jitter`` times their mean; of a covariance that has none below, nothing is changed.
