@@ -673,9 +673,8 @@ def hand_empirical_cvae(p, x, beta=1.0, **kw):
         det = s * v - t * t
         inverse = torch.stack([torch.stack([v, -t]), torch.stack([-t, s])]) / det
         away = loc[..., k, :] - p["model.prior.loc"][k]
-        square = torch.einsum("...i,ij,...j->...", away, inverse, away) + (scale[..., k, :] ** 2 * inverse.diag()).sum(
-            -1
-        )
+        square = torch.einsum("...i,ij,...j->...", away, inverse, away)
+        square = square + (scale[..., k, :] ** 2 * inverse.diag()).sum(-1)
         cost = cost + 0.5 * (square - 2 + torch.log(det) - 2 * torch.log(scale[..., k, :]).sum(-1))
     return hand_cvae_conv(p, x, **kw) | {"z": beta * cost}
 

@@ -94,15 +94,17 @@ def effects(found: BlockEffects, *, title: str = "") -> Figure:
     titles = ["How much of the image hangs on each block"]
     if found.coarse is not None:
         panels.append((100 * found.coarse, None, "share of the block's change (%)"))
-        titles.append("Coarse: what 4 x 4 patch means keep of it")
+        titles.append("Coarse: how much 4 x 4 patch means keep of the change")
     names = [site.replace("z_", "") for site in found.sites]
-    width = max(3.6, 0.34 * len(names) + 1.2)
+    width = max(4.0, 0.38 * len(names) + 1.2)
     figure = Figure(figsize=(width * len(panels), 3.0), dpi=160, layout="constrained")
     for ax, (values, error, ylabel), words in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, titles, strict=True
     ):
         spread = None if error is None else 1.96 * error.numpy()
-        ax.bar(names, values.numpy(), yerr=spread, color=CLASSICAL, ecolor=NEUTRAL, width=0.72)
+        drawn = ax.bar(names, values.numpy(), yerr=spread, color=CLASSICAL, ecolor=NEUTRAL, width=0.72)
+        if len(names) <= 16:
+            ax.bar_label(drawn, fmt="%.1f", padding=2, fontsize=7, color=NEUTRAL)
         ax.set_title(words, fontsize=9, loc="left", color=NEUTRAL)
         ax.set_xlabel("block t" if len(names) > 1 else "the only block", fontsize=9), ax.set_ylabel(ylabel, fontsize=9)
         ax.set_ylim(bottom=0)
