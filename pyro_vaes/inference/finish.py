@@ -1,6 +1,7 @@
 """What an objective still has to do once, after the last step: a prior that is fitted to the codes, for instance."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def finish(tracks: Sequence[Track], prepare: Callable[[Tensor], tuple[Tensor, ..
     """
     found = False
     for track in tracks:
-        last = getattr(track.pair.objective, "finish", None)
+        last = _finish_of(track.pair.objective)
         if last is None:
             continue
         found = True
@@ -31,6 +32,13 @@ def finish(tracks: Sequence[Track], prepare: Callable[[Tensor], tuple[Tensor, ..
             seed_at(track.plan.seed)
             last(track.pair, _parts(track, prepare), track.plan.seed)
     return found
+
+
+def _finish_of(objective: Any) -> Callable[..., None] | None:
+    """The method of an objective, or of the one that it recycles or weighs."""
+    while not hasattr(objective, "finish") and hasattr(objective, "objective"):
+        objective = objective.objective
+    return getattr(objective, "finish", None)
 
 
 def _parts(track: Track, prepare: Callable[[Tensor], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
