@@ -8,6 +8,7 @@ from pyro_vaes.experiments import (
     cell_repair,
     concept_images,
     course_report,
+    crvae_nll,
     demo,
     energies,
     floor_sweep,
@@ -52,6 +53,7 @@ _ALL = (
     energies,
     weak_labels,
     pruning,
+    crvae_nll,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
