@@ -3,7 +3,7 @@
 # Their data are 0 or 1.
 BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "beta_vae", "dvae"} | {
     "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "m2_vae",
-    "conv_vae", "cvae_conv", "bcvae", "crvae",
+    "conv_vae", "cvae_conv", "bcvae", "crvae", "empirical_cvae",
 }  # fmt: skip
 IMPORTANCE = {"iwae", "iwae_2"}
 
@@ -21,6 +21,7 @@ def sizes(name, data_dim, latent_dim, hidden):
         "wae_gan": {"discriminator_hidden": (5, 4)},
         "conv_vae": grid | {"latent_dim": latent_dim},
         "cvae_conv": grid,
+        "empirical_cvae": grid,
         "bcvae": grid | {"blocks": 2},
         "crvae": grid | {"blocks": 2, "units": 5},
         "vae_gan": grid | {"latent_dim": latent_dim} | adversarial,

@@ -649,16 +649,38 @@ def of_code(p, z):
     return image_head(p, a, "model.decoder.head")
 
 
-def hand_cvae_conv(p, x, sd=None, beta=1.0, **kw):
+def channels_of_code(p, x):
     h, at = image_trunk(p, x), "guide.encoder"
     loc, raw = (
         convolve(h, p[f"{at}.{part}.0.weight"], 1) + p[f"{at}.{part}.0.bias"][:, None, None]
         for part in ("loc", "raw_scale")
     )
-    (z,), terms = code_terms(loc, softplus(raw) + 1e-5, x, beta)
+    return loc, softplus(raw) + 1e-5
+
+
+def hand_cvae_conv(p, x, sd=None, beta=1.0, **kw):
+    loc, scale = channels_of_code(p, x)
+    (z,), terms = code_terms(loc, scale, x, beta)
     a = convolve(z.reshape(-1, 2, 1, 2), p["model.decoder.lift.1.weight"], 1)
     a = a + p["model.decoder.lift.1.bias"][:, None, None]
     return terms | {"x": pixels(x, image_head(p, a, "model.decoder.head"), sd)}
+
+
+def hand_empirical_cvae(p, x, beta=1.0, **kw):
+    """Two channels of two cells; the divergence from one Gaussian to another, with the inverse written out."""
+    loc, scale = (a.reshape(*x.shape[:-1], 2, 2) for a in channels_of_code(p, x))
+    cost = 0.0
+    for k in range(2):
+        a = p["model.prior.scale_tril"][k]
+        covariance = a @ a.T
+        (s, t), (_, v) = covariance
+        det = s * v - t * t
+        inverse = torch.stack([torch.stack([v, -t]), torch.stack([-t, s])]) / det
+        away = loc[..., k, :] - p["model.prior.loc"][k]
+        square = torch.einsum("...i,ij,...j->...", away, inverse, away)
+        square = square + (scale[..., k, :] ** 2 * inverse.diag()).sum(-1)
+        cost = cost + 0.5 * (square - 2 + torch.log(det) - 2 * torch.log(scale[..., k, :]).sum(-1))
+    return hand_cvae_conv(p, x, **kw) | {"z": beta * cost}
 
 
 def own_layers(p, at, blocks):
@@ -791,6 +813,9 @@ def build(name, seed=0, **kw):
         with torch.no_grad():
             for p in pair.parameters():
                 p += 0.2 * torch.randn_like(p)
+            if name == "empirical_cvae":  # as it is once it has been fitted
+                pair.model.prior.loc += 0.3
+                pair.model.prior.scale_tril += 0.2 * torch.randn_like(pair.model.prior.scale_tril).tril()
     return pair
 
 
@@ -864,6 +889,7 @@ OPTIONS = {
     "m2_vae": [{"beta": 0.5}, {"classifier_weight": 0.0}],
     "conv_vae": [{"sd": 0.5, "beta": 2.0}],
     "cvae_conv": [{"sd": 0.5}],
+    "empirical_cvae": [{"sd": 0.5, "beta": 2.0}],
     "bcvae": [{"beta": [2.0, 0.5]}, {"mean": "dense", "sd": 0.5}],
     "crvae": [
         {"recurrence": "inference"},
@@ -887,7 +913,7 @@ WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
     "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "affine_vae",
-    "ica_vae", "conv_vae", "cvae_conv", "bcvae", "crvae",
+    "ica_vae", "conv_vae", "cvae_conv", "bcvae", "crvae", "empirical_cvae",
 ]  # fmt: skip
 
 
@@ -900,7 +926,7 @@ def test_every_variant_has_a_hand_formula():
 
 OTHER_NETWORKS = {
     "affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser", "ica_vae", "m2_vae",
-    "conv_vae", "cvae_conv", "bcvae", "crvae", "vae_gan", "crvae_gan",
+    "conv_vae", "cvae_conv", "bcvae", "crvae", "vae_gan", "crvae_gan", "empirical_cvae",
 }  # fmt: skip
 
 

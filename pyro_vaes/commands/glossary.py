@@ -48,6 +48,7 @@ GLOSSARY: dict[str, str] = {
     "filters": "of the convolutional classifier, one number per layer.",
     "distort": "how strongly the convolutional classifier's images are turned, scaled and shifted in training.",
     "sd": "standard deviation of pixels in [0, 1] around their mean; left out, data are binary.",
+    "draws": "codes per datum that the prior is fitted to.",
     "blocks": "T, the sites z_1 ... z_T that the code is cut into.",
     "recurrence": "where blocks hear of earlier ones: both, inference or generation.",
     "mean": "of the code, as a function of the features: conv or dense.",

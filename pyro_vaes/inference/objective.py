@@ -35,7 +35,11 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Anything that maps a model, a guide and a batch to a :class:`Loss`."""
+    """Anything that maps a model, a guide and a batch to a :class:`Loss`.
+
+    It may have a method ``finish``, which a fit calls once after the last step: see
+    :func:`~pyro_vaes.inference.finish.finish`.
+    """
 
     def __call__(
         self,

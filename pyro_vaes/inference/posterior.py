@@ -1,5 +1,6 @@
 """What a trained pair says about data: clean values, outlying entries, new samples."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,20 @@ class Cleaned:
     mask: Tensor
 
 
-class _AtMean(Messenger):
-    """Put every latent site at the mean of its distribution instead of drawing it; a class at the likeliest one."""
+class AtMean(Messenger):
+    """Put every latent site at the mean of its distribution instead of drawing it; a class at the likeliest one.
+
+    Args:
+        drawn: sites that are drawn all the same.
+    """
+
+    def __init__(self, drawn: Collection[str] = ()):
+        super().__init__()
+        self.drawn = drawn
 
     def _pyro_sample(self, msg):
-        if not msg["is_observed"] and msg["value"] is None and not hasattr(msg["fn"], "subsample_size"):
+        free = not msg["is_observed"] and msg["value"] is None and not hasattr(msg["fn"], "subsample_size")
+        if free and msg["name"] not in self.drawn:
             one_hot = isinstance(msg["fn"], OneHotCategorical)
             msg["value"], msg["done"] = msg["fn"].mode if one_hot else msg["fn"].mean, True
 
@@ -71,7 +81,7 @@ def reconstruct(
     # Bad data have been refused before; a recycled pass may lie outside of a binary likelihood's support.
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         for m in range(passes):
-            at_mean = _AtMean() if not (draw and m == passes - 1) else Messenger()
+            at_mean = AtMean() if not (draw and m == passes - 1) else Messenger()
             with at_mean:
                 q = poutine.trace(pair.guide).get_trace(x, y)
             p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x, y)
@@ -81,7 +91,7 @@ def reconstruct(
 
 def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
     """Give the guide's latent sites of a batch, each at its mean given those before it: site -> (B, ...)."""
-    with _AtMean():
+    with AtMean():
         sites = prune_subsample_sites(poutine.trace(pair.guide).get_trace(x, y)).nodes
     found: dict[str, Any] = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     return found
@@ -89,7 +99,7 @@ def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, T
 
 def decoded(pair: Pair, x: Tensor, y: Tensor | None, values: dict[str, Tensor]) -> Tensor:
     """Give the clean data of codes, (B, d): of sites that are given no value the model's mean is taken."""
-    with _AtMean():
+    with AtMean():
         p = poutine.trace(poutine.condition(pair.model, values)).get_trace(x, y)
     return _finite(recorded(p, "mu", "mean"), p, "mean", "mu")
 
