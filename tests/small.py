@@ -16,6 +16,7 @@ def sizes(name, data_dim, latent_dim, hidden):
         "cnn_vae": {"shape": (1, data_dim)},
         "memoriser": {"latent_dim": 1},
         "wae_gan": {"discriminator_hidden": (5, 4)},
+        **{f"{kind}_classifier": {"shape": (1, data_dim), "filters": (4,)} for kind in ("ae", "vae", "crvae")},
         "two_stage_vae": {"second_hidden": (5, 4)},
     }
     return arguments | own.get(name, {})

@@ -24,9 +24,11 @@ SMALL = {
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
     "cvae": set(), "structured_cvae": set(), "wae_mmd": set(), "wae_gan": set(), "two_stage_vae": {"u": 3, "z": 3},
     "affine_vae": set(), "ica_vae": set(), "m2_vae": {"z": 3, "y_unobserved": 10},
+    "ae_classifier": set(), "vae_classifier": set(),
 }  # fmt: skip
 OBJECTIVES = (
     "ELBO", "Recycled", "ImportanceWeighted", "Denoised", "WAE", "Discriminator", "Stagewise", "Enumerated",
+    "ClassifierGAN", "TwoHeads",
 )  # fmt: skip
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
 DISCRETE = {"rvae", "m2_vae"}
