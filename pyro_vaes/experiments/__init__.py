@@ -24,6 +24,7 @@ from pyro_vaes.experiments import (
     quadrants,
     recycling,
     robust_generation,
+    semi_supervised,
     systematic_errors,
     two_stage,
     weak_labels,
@@ -52,6 +53,7 @@ _ALL = (
     energies,
     weak_labels,
     pruning,
+    semi_supervised,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
