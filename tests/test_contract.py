@@ -24,7 +24,8 @@ SMALL = {
     "planar_vae": set(), "iaf_vae": set(), "spline_vae": set(), "mixture_vae": set(), "vamp_vae": set(),
     "cvae": set(), "structured_cvae": set(), "wae_mmd": set(), "wae_gan": set(), "two_stage_vae": {"u": 3, "z": 3},
     "affine_vae": set(), "ica_vae": set(), "m2_vae": {"z": 3, "y_unobserved": 10},
-    "ae_classifier": set(), "vae_classifier": set(),
+    "conv_vae": set(), "cvae_conv": {"z": 4}, "bcvae": {"z_1": 2, "z_2": 2}, "crvae": {"z_1": 2, "z_2": 2},
+    "ae_classifier": set(), "vae_classifier": set(), "crvae_classifier": {"z_1": 2, "z_2": 2},
 }  # fmt: skip
 OBJECTIVES = (
     "ELBO", "Recycled", "ImportanceWeighted", "Denoised", "WAE", "Discriminator", "Stagewise", "Enumerated",

@@ -590,7 +590,173 @@ def hand_m2_vae(p, x, y, beta=1.0, classifier_weight=10.0, **kw):
     }
 
 
-HAND = {name.removeprefix("hand_"): f for name, f in list(globals().items()) if name.startswith("hand_")}
+def convolve(a, weight, stride):
+    """A convolution as a matrix on patches, with as much padding as keeps the middle of the filter on the image."""
+    k = weight.shape[-1]
+    height, width = ((n - 1) // stride + 1 for n in a.shape[2:])
+    patches = unfold(a, kernel_size=k, stride=stride, padding=k // 2)
+    return (weight.flatten(1) @ patches).reshape(len(a), -1, height, width)
+
+
+def image_trunk(p, x):
+    """Stride 2 and CReLU, stride 1 and leaky ReLU of slope 0.1, once per entry of hidden; the image is 1 x D."""
+    a, at = x.reshape(-1, 1, 1, D), "guide.encoder.trunk"
+    for i in (0, 6):
+        h = batch_norm(p, f"{at}.{i + 1}", convolve(a, p[f"{at}.{i}.weight"], 2))
+        h = torch.cat([h.clamp(min=0), (-h).clamp(min=0)], 1)
+        h = batch_norm(p, f"{at}.{i + 4}", convolve(h, p[f"{at}.{i + 3}.weight"], 1))
+        a = leaky_relu(h, 0.1)
+    return a
+
+
+def image_head(p, a, at):
+    """Deconvolutions are transposes of convolutions, 4 x 4 with stride 2; what is too large is cut at the far end."""
+    window = {"kernel_size": 4, "stride": 2, "padding": 1}
+    for i, width in ((0, 3), (7, D)):
+        up = p[f"{at}.{i}.weight"].flatten(1).T @ a.flatten(2)
+        a = fold(up, (2 * a.shape[2], 2 * a.shape[3]), **window)[..., :1, :width]
+        a = leaky_relu(batch_norm(p, f"{at}.{i + 2}", a), 0.1)
+        a = leaky_relu(batch_norm(p, f"{at}.{i + 5}", convolve(a, p[f"{at}.{i + 4}.weight"], 1)), 0.1)
+    return convolve(a, p[f"{at}.14.weight"], 1) + p[f"{at}.14.bias"]
+
+
+def pixels(x, found, sd):
+    found = found.reshape(x.shape)
+    return cross_entropy(x, found) if sd is None else gauss(x, torch.sigmoid(found), torch.full_like(x, sd))
+
+
+def code_terms(loc, scale, x, beta=1.0, cut=1):
+    """Draw each of the blocks for itself, and give the code, with its divergences."""
+    locs, scales = (a.reshape(*x.shape[:-1], cut, -1).unbind(-2) for a in (loc, scale))
+    z = [m + s * torch.randn_like(m) for m, s in zip(locs, scales, strict=True)]
+    weights = beta if isinstance(beta, list) else [beta] * cut
+    terms = [
+        w * kl_of_normals(m, s, torch.zeros_like(m), torch.ones_like(m))
+        for w, m, s in zip(weights, locs, scales, strict=True)
+    ]
+    return z, {"z": terms[0]} if cut == 1 else {f"z_{t}": term for t, term in enumerate(terms, 1)}
+
+
+def hand_conv_vae(p, x, sd=None, beta=1.0, judge=None, **kw):
+    h = image_trunk(p, x).flatten(1)
+    loc, scale = net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
+    (z,), terms = code_terms(loc, scale, x, beta)
+    a = net(p, "model.decoder.lift", z.reshape(-1, K)).reshape(-1, 8, 1, 2)
+    found = image_head(p, a, "model.decoder.head")
+    return terms | {"x": pixels(x, found, sd)} | (judge(found) if judge else {})
+
+
+def hand_cvae_conv(p, x, sd=None, beta=1.0, **kw):
+    h, at = image_trunk(p, x), "guide.encoder"
+    loc, raw = (
+        convolve(h, p[f"{at}.{part}.0.weight"], 1) + p[f"{at}.{part}.0.bias"][:, None, None]
+        for part in ("loc", "raw_scale")
+    )
+    (z,), terms = code_terms(loc, softplus(raw) + 1e-5, x, beta)
+    a = convolve(z.reshape(-1, 2, 1, 2), p["model.decoder.lift.1.weight"], 1)
+    a = a + p["model.decoder.lift.1.bias"][:, None, None]
+    return terms | {"x": pixels(x, image_head(p, a, "model.decoder.head"), sd)}
+
+
+def own_layers(p, at, blocks):
+    return [b @ w + c for b, w, c in zip(blocks, p[f"{at}.weight"], p[f"{at}.bias"], strict=True)]
+
+
+def lstm(p, at, blocks, layers=1):
+    """Gates in the order of torch: input, forget, cell, output."""
+    for layer in range(layers):
+        w, u = (p[f"{at}.cells.{layer}.weight_{n}"] for n in ("ih", "hh"))
+        b = p[f"{at}.cells.{layer}.bias_ih"] + p[f"{at}.cells.{layer}.bias_hh"]
+        h, c, found = torch.zeros(1, u.shape[1]).double(), 0.0, []
+        for block in blocks:
+            i, f, g, o = (block @ w.T + h @ u.T + b).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            found.append(h)
+        blocks = found
+    return [h @ p[f"{at}.out.weight"].T + p[f"{at}.out.bias"] for h in blocks]
+
+
+def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", preset="paper", judge=None):
+    """Two blocks of one channel each; the mean knows no blocks."""
+    h, at = image_trunk(p, x), "guide.encoder"
+    loc = convolve(h, p[f"{at}.loc.0.0.weight"], 1) if mean == "conv" else h.flatten(1) @ p[f"{at}.loc.0.1.weight"].T
+    loc = loc.reshape(-1, 2, 1, 2) - next(v for n, v in p.items() if n.startswith(f"{at}.loc") and "mu_0" in n)
+    raw = inference(p, f"{at}.raw_scale.recurrence", [part.flatten(1) for part in h.chunk(2, 1)])
+    z, terms = code_terms(loc, softplus(torch.cat(raw, -1)) + 1e-5, x, beta, cut=2)
+    u = generation(p, "model.recurrence", [part.reshape(-1, 2) for part in z])
+    at = "model.likelihood.decoder"
+    a = torch.cat(u, -1).reshape(-1, 2 if preset == "repo" else 8, 1, 2) + p[f"{at}.lift.1.mu_0"]
+    if preset == "repo":
+        a = batch_norm(p, f"{at}.lift.3", convolve(a, p[f"{at}.lift.2.weight"], 1))
+    found = image_head(p, a, f"{at}.head")
+    return terms | {"x": pixels(x, found, sd)} | (judge(found) if judge else {})
+
+
+def hand_bcvae(p, x, **kw):
+    return hand_blocks(p, x, own_layers, own_layers, **kw)
+
+
+def hand_crvae(p, x, recurrence="both", particles=1, preset="paper", **kw):
+    def many(p, at, blocks):
+        return lstm(p, at, blocks, 2 if preset == "repo" else 1)
+
+    ways = (many if recurrence in ("both", way) else own_layers for way in ("inference", "generation"))
+    return hand_blocks(p, x, *ways, preset=preset, **kw)
+
+
+def two_heads(p, a):
+    """A 3 x 3 convolution, each image put to mean 0 and variance 1 as a whole, leaky ReLU, the larger of neighbours."""
+    at = "objective.network"
+    h = convolve(a.reshape(-1, 1, 1, D), p[f"{at}.trunk.0.weight"], 1) + p[f"{at}.trunk.0.bias"][:, None, None]
+    mean = h.mean((1, 2, 3), keepdim=True)
+    h = (h - mean) / torch.sqrt(((h - mean) ** 2).mean((1, 2, 3), keepdim=True) + 1e-5)
+    h = leaky_relu(h * p[f"{at}.trunk.1.weight"][:, None, None] + p[f"{at}.trunk.1.bias"][:, None, None], 0.1)
+    h = torch.stack([h[..., 2 * i : 2 * i + 2].amax(-1) for i in range(3)], -1).flatten(1)
+    return net(p, f"{at}.real", h)[:, 0], net(p, f"{at}.classes", h)
+
+
+def judge(p, x, y, weight=None, classifier_weight=1.0):
+    """Two players and a class, given what the pair makes of x; S2's weights where none is given."""
+    weight = 1e-3 * D / (8 * 0.5**2) if weight is None else weight
+
+    def costs(found):
+        fake, fixed = torch.sigmoid(found.reshape(-1, D)), {n: t.detach() for n, t in p.items()}
+        (real, classes), (made, _), (held, _) = two_heads(p, x), two_heads(p, fake.detach()), two_heads(fixed, fake)
+        known = y.sum(-1) == 1
+        cost = -torch.log(torch.softmax(classes, -1)[known, y.argmax(-1)[known]]).mean()
+        return {
+            "generator": -weight * torch.log(torch.sigmoid(held)),
+            "discriminator": -torch.log(torch.sigmoid(real)) - torch.log(1 - torch.sigmoid(made)),
+            "classifier": classifier_weight * cost.expand(len(x)),
+        }
+
+    return costs
+
+
+def classified(generator):
+    def hand(p, x, y, sd=0.5, beta=1e-4 * D / (8 * 0.5**2), weight=None, classifier_weight=1.0, **kw):
+        return generator(p, x, sd=sd, beta=beta, judge=judge(p, x, y, weight, classifier_weight))
+
+    return hand
+
+
+hand_vae_classifier, hand_crvae_classifier = classified(hand_conv_vae), classified(hand_crvae)
+
+
+def hand_ae_classifier(p, x, y, **kw):
+    """The code is a point, which costs nothing."""
+    h = image_trunk({n.replace("encoder.1.", "encoder.trunk."): v for n, v in p.items()}, x).flatten(1)
+    a = net(p, "model.decoder.lift", net(p, "guide.encoder.2", h)).reshape(-1, 8, 1, 2)
+    found = image_head(p, a, "model.decoder.head")
+    return {"x": pixels(x, found, 0.5)} | judge(p, x, y, **kw)(found)
+
+
+HAND = {
+    name.removeprefix("hand_"): f
+    for name, f in list(globals().items())
+    if name.startswith("hand_") and name != "hand_blocks"
+}
 
 
 # --- fixtures of a sort -----------------------------------------------------------------------------------------
@@ -602,7 +768,8 @@ def batch(name="", rows=B, seed=1):
     return x.round() if name in BINARY else x
 
 
-CONDITIONS = {"cvae": 10, "structured_cvae": 10, "m2_vae": 10}
+JUDGED = ("ae_classifier", "vae_classifier", "crvae_classifier")
+CONDITIONS = {"cvae": 10, "structured_cvae": 10, "m2_vae": 10} | dict.fromkeys(JUDGED, 10)
 
 
 def condition(name, rows=B):
@@ -610,7 +777,8 @@ def condition(name, rows=B):
     labels = torch.eye(10, dtype=torch.float64)[torch.arange(rows) % 10]
     numbers = torch.linspace(-1, 1, rows * 10, dtype=torch.float64).reshape(rows, 10)
     some = labels * (torch.arange(rows) % 2)[:, None]
-    return {"cvae": labels, "structured_cvae": numbers, "m2_vae": some}.get(name)
+    given = some if name in JUDGED else None
+    return {"cvae": labels, "structured_cvae": numbers, "m2_vae": some}.get(name, given)
 
 
 def build(name, seed=0, **kw):
@@ -692,6 +860,19 @@ OPTIONS = {
     "two_stage_vae": [{"beta": 0.5}],
     "ica_vae": [{"components": 2, "minimum": 0.25}],
     "m2_vae": [{"beta": 0.5}, {"classifier_weight": 0.0}],
+    "ae_classifier": [{"weight": 0.25}],
+    "vae_classifier": [{"weight": 0.25, "beta": 0.5, "classifier_weight": 2.0}],
+    "crvae_classifier": [{"weight": 0.25, "beta": [2.0, 0.5]}],
+    "conv_vae": [{"sd": 0.5, "beta": 2.0}],
+    "cvae_conv": [{"sd": 0.5}],
+    "bcvae": [{"beta": [2.0, 0.5]}, {"mean": "dense", "sd": 0.5}],
+    "crvae": [
+        {"recurrence": "inference"},
+        {"recurrence": "generation", "beta": [2.0, 0.5]},
+        {"preset": "repo", "mean": "dense"},
+        {"preset": "repo", "recurrence": "inference"},
+        {"sd": 0.5},
+    ],
 }
 POINTS = ("autoencoder", "induced_ae", "wae_mmd", "wae_gan")  # their guide is a point mass
 CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
@@ -705,7 +886,7 @@ WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
     "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "affine_vae",
-    "ica_vae",
+    "ica_vae", "conv_vae", "cvae_conv", "bcvae", "crvae",
 ]  # fmt: skip
 
 
@@ -718,6 +899,7 @@ def test_every_variant_has_a_hand_formula():
 
 OTHER_NETWORKS = {
     "affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser", "ica_vae", "m2_vae",
+    "conv_vae", "cvae_conv", "bcvae", "crvae", *JUDGED,
 }  # fmt: skip
 
 
@@ -801,7 +983,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
 
 
 # Their bound is that of another loss: the prior of a code that is a point, the hierarchy of two stages.
-OTHER_BOUND = (*POINTS, "two_stage_vae")
+OTHER_BOUND = (*POINTS, "two_stage_vae", *JUDGED)
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_BOUND])
@@ -874,7 +1056,9 @@ def test_beta_of_one_site_alone():
 
 
 @pytest.mark.parametrize("particles", [2, 5])
-@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, "dvae", "wae_mmd", "wae_gan"}])
+@pytest.mark.parametrize(
+    "name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, *JUDGED, "dvae", "wae_mmd", "wae_gan"}]
+)
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)

@@ -264,8 +264,10 @@ def _over_replicas(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         batched = make_fx(all_replicas, tracing_mode="fake")(*inputs)
+    # Convolutions of a batch of replicas may come out with other strides than they were traced with.
+    for node in batched.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
     simplify(batched)
-
     return batched
 
 
