@@ -230,9 +230,11 @@ def accuracy_figure(result: dict[str, Any], scale: str) -> Figure:
         spread = np.linspace(-0.14, 0.14, len(values))
         ax.plot(values, i - 0.02 + spread, "o", markersize=4, color=color, alpha=0.5, linestyle="none")
         ax.errorbar(mean, i + 0.28, xerr=mean - low, fmt="D", markersize=5, color=color, capsize=3, linewidth=1.6)
-        ax.annotate(f"{mean:.1f}", (mean, i + 0.28), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+        ax.annotate(
+            f"{mean:.1f}", (mean, i + 0.28), xytext=(0, -12), textcoords="offset points", ha="center", fontsize=8
+        )
     ax.set_yticks(range(len(ARMS)), list(ARMS.values()), fontsize=9)
-    ax.invert_yaxis()
+    ax.set_ylim(len(ARMS) - 0.35, -0.4)
     ax.set_xlabel("accuracy on test images (%), more is better; 10 % is chance", fontsize=9)
     ax.set_ylabel("generator of the fakes", fontsize=9)
     ax.set_title(
