@@ -253,7 +253,7 @@ def _over_replicas(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
     # The interpreter takes the inputs that were added; the graph's own calling convention does not know them.
     flat = torch.fx.GraphModule(graph, graph.graph)
     flat.graph.set_codegen(torch.fx.graph.CodeGen())
-    flat.recompile()
+    _reshape(flat)
 
     def all_replicas(*inputs: Tensor):
         return vmap(lambda *one: tuple(flat(*one)), randomness="error")(*inputs)
@@ -264,11 +264,16 @@ def _over_replicas(graph: GraphModule, inputs: list[Tensor]) -> GraphModule:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         batched = make_fx(all_replicas, tracing_mode="fake")(*inputs)
-    # Convolutions of a batch of replicas may come out with other strides than they were traced with.
-    for node in batched.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
-        node.target = torch.ops.aten.reshape.default
+    _reshape(batched)
     simplify(batched)
     return batched
+
+
+def _reshape(graph: GraphModule) -> None:
+    """Copy where a view cannot be: a batch of replicas may have other strides than one of them was traced with."""
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    graph.recompile()
 
 
 def _stacked(each: list[dict[str, Tensor]]) -> list[Tensor]:
