@@ -26,6 +26,7 @@ without a label, its ten folds of 1000 labelled ones, its 8000 test images, 2048
 and 32 GB of memory, and only there the published accuracies are in the table.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,6 +93,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     found = compute(
         partial(cell, plan=plan, root=str(root)), settings, cells, desc=NAME,
         steps=lambda setting: 0 if setting[0] == ALONE else plan["steps"],
+        together=partial(in_turn, plan=plan, root=str(root)), group=lambda setting: setting,
     )  # fmt: skip
     measured = {
         arm: {what: [found[arm, fold][what] for fold in plan["seeds"]] for what in found[arm, plan["seeds"][0]]}
@@ -128,6 +130,11 @@ def cell(arm: str, fold: int, plan: dict[str, Any], root: str) -> dict[str, floa
         "error": torch.stack(error).mean().sqrt().item(),
         "told apart": 100 * float(np.mean([row["seen"]["accuracy"] for row in last])),
     }
+
+
+def in_turn(settings: Sequence[Setting], plan: dict[str, Any], root: str) -> list[dict[str, float]]:
+    """Cells on a GPU, one after another: the images of one fill much of a machine's memory."""
+    return [cell(*setting, plan=plan, root=root) for setting in settings]
 
 
 def rate(arm: str, plan: dict[str, Any]) -> float:
