@@ -8,6 +8,7 @@ from pyro_vaes.experiments import (
     cell_repair,
     concept_images,
     course_report,
+    crvae_nll,
     demo,
     energies,
     floor_sweep,
@@ -53,6 +54,7 @@ _ALL = (
     energies,
     weak_labels,
     pruning,
+    crvae_nll,
     semi_supervised,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}

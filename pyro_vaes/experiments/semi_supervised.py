@@ -134,7 +134,7 @@ def cell(arm: str, fold: int, plan: dict[str, Any], root: str) -> dict[str, floa
 
 def in_turn(settings: Sequence[Setting], plan: dict[str, Any], root: str) -> list[dict[str, float]]:
     """Cells on a GPU, one after another: the images of one fill much of a machine's memory."""
-    return [cell(*setting, plan=plan, root=root) for setting in settings]
+    return [cell(arm, fold, plan, root) for arm, fold in settings]
 
 
 def rate(arm: str, plan: dict[str, Any]) -> float:
