@@ -175,8 +175,8 @@ def test_the_graph_is_the_program_and_an_interruption_leaves_no_trace(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_a_step_of_one_player_leaves_the_other_alone():
-    """With no rate to speak of, D stays where it is; without loss of its own, nobody moves p and q."""
+def test_the_discriminator_has_a_rate_of_its_own():
+    """With no rate to speak of, D stays where it is, while p and q move."""
     pair = make(rate=1e-12)
     before = [p.detach().clone() for p in pair.parameters()]
     pv.fit(pair, X, LABELS, steps=2, lr=1e-2, progress=False)

@@ -42,11 +42,12 @@ class ClassifierGAN(nn.Module):
     Raises:
         InputError: for bad settings, a network that is no module or has other heads, or labels for other classes.
 
-    Source: Shang, Sohn & Tian (2017), 4.5 and H, who put a VAE into the place of the generator of Denton, Gross &
-    Fergus (2016); their weight of L_G is 1e-3 per squared error averaged over pixels in [-1, 1], which for C H W pixels
-    in [0, 1] and p(x | z) of variance s^2 is w = 1e-3 C H W / (8 s^2). As they do: no patch is removed from the data,
-    and all fakes are reconstructions. Departs from them: one step for both players, from the same parameters; lambda,
-    on which they are silent, is 1.
+    Source: Shang, Sohn, Akata & Tian (2017), 4.5 and H, who put a VAE into the place of the generator of Denton, Gross
+    & Fergus (2016); their weight of L_G is 1e-3 beside a squared error averaged over pixels in [-1, 1], which for
+    C H W pixels in [0, 1] and p(x | z) of variance s^2 is w = 1e-3 C H W / (8 s^2). As they do: no patch is removed
+    from the data, and all fakes are reconstructions. Departs from them: one step for both players, from the same
+    parameters. Where they are silent: lambda is 1, and D steps however often it is right (their rule of 90 % is for
+    other data).
 
     >>> from pyro_vaes.variants import vae_classifier
     >>> pair = vae_classifier(data_dim=16, latent_dim=2, hidden=(3,), filters=(4,))
