@@ -35,7 +35,7 @@ GLOSSARY: dict[str, str] = {
     "recycle_grad": "let gradients flow through the recycled data.",
     "l1": "weight of the absolute values of the code.",
     "affine": "the mean is W z + b, without hidden layers.",
-    "weight": "of what stands beside the pair's own cost: the penalty on the codes, or the loss against fakes told.",
+    "weight": "of what stands beside the pair's own cost: the penalty on the codes, or the loss of a generator.",
     "kernel": "of the maximum mean discrepancy: imq or rbf.",
     "discriminator_hidden": "widths of the discriminator's hidden layers.",
     "rate": "the discriminator's learning rate, as a multiple of lr.",
