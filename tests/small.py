@@ -13,6 +13,7 @@ def sizes(name, data_dim, latent_dim, hidden):
     arguments = {"data_dim": data_dim, "latent_dim": latent_dim, "hidden": hidden}
     grid = {"shape": (1, data_dim), "hidden": (6, 4), "latent_dim": 4}  # two cells of a code of two channels
     adversarial = {"discriminator_filters": (3,), "discriminator_hidden": 5, "sd": 0.125}
+    judged = grid | {"filters": (4,), "sd": 0.5}
     own = {
         "iwae": {"particles": 4},
         "iwae_2": {"middle": 4, "middle_hidden": (5,), "particles": 4},
@@ -26,6 +27,9 @@ def sizes(name, data_dim, latent_dim, hidden):
         "crvae": grid | {"blocks": 2, "units": 5},
         "vae_gan": grid | {"latent_dim": latent_dim} | adversarial,
         "crvae_gan": grid | {"blocks": 2, "units": 5} | adversarial,
+        "ae_classifier": judged | {"latent_dim": latent_dim},
+        "vae_classifier": judged | {"latent_dim": latent_dim},
+        "crvae_classifier": judged | {"blocks": 2, "units": 5},
         "two_stage_vae": {"second_hidden": (5, 4)},
     }
     return arguments | own.get(name, {})

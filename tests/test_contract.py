@@ -27,11 +27,13 @@ SMALL = {
     "conv_vae": set(), "cvae_conv": {"z": 4}, "bcvae": {"z_1": 2, "z_2": 2}, "crvae": {"z_1": 2, "z_2": 2},
     "vae_gan": set(), "crvae_gan": {"z_1": 2, "z_2": 2},
     "empirical_cvae": {"z": 4},
+    "ae_classifier": set(), "vae_classifier": set(), "crvae_classifier": {"z_1": 2, "z_2": 2},
 }  # fmt: skip
 OBJECTIVES = (
     "ELBO", "Recycled", "ImportanceWeighted", "Denoised", "WAE", "Discriminator", "Stagewise", "Enumerated",
     "VAEGAN", "ImageDiscriminator",
     "EmpiricalPrior",
+    "ClassifierGAN", "TwoHeads",
 )  # fmt: skip
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
 DISCRETE = {"rvae", "m2_vae"}

@@ -145,6 +145,23 @@ def test_stl10(tmp_path, monkeypatch, split):
         assert data.y is not None and data.y.tolist() == [0, 1]
 
 
+def test_the_folds_of_stl10_are_the_lines_of_its_file(tmp_path, monkeypatch):
+    from torchvision.datasets import STL10
+
+    folder = tmp_path / "stl10_binary"
+    folder.mkdir()
+    images = RNG.integers(0, 256, (4, 3, 96, 96), dtype=np.uint8)
+    images.transpose(0, 1, 3, 2).tofile(folder / "train_X.bin")
+    np.array([1, 2, 3, 4], dtype=np.uint8).tofile(folder / "train_y.bin")
+    (folder / "fold_indices.txt").write_text("".join(f"{k % 4} {(k + 2) % 4}\n" for k in range(10)))
+    monkeypatch.setattr(STL10, "train_list", [["train_X.bin", None], ["train_y.bin", None]])
+    monkeypatch.setattr(STL10, "test_list", [])
+    data = load("stl10", root=tmp_path, split="fold5")
+    assert data.y is not None and data.y.tolist() == [1, 3]
+    assert np.array_equal((data.x * 255).round().numpy(), images[[1, 3]].reshape(2, -1))
+    refused("stl10 has no split 'fold10'", "stl10", root=tmp_path, split="fold10")
+
+
 def test_celeba_is_cropped_scaled_and_split(tmp_path, monkeypatch):
     from torchvision.datasets import CelebA
 

@@ -20,7 +20,7 @@ from pyro_vaes.inference.posterior import active_units, active_units_by_site
 from pyro_vaes.pair import Pair
 from pyro_vaes.plates import data_plate
 
-POINTS = {"autoencoder", "induced_ae", "wae_mmd", "wae_gan"}
+POINTS = {"autoencoder", "induced_ae", "wae_mmd", "wae_gan", "ae_classifier"}
 
 F64 = torch.float64
 

@@ -96,7 +96,9 @@ def test_gradient_is_the_finite_difference(name, kw):
 
 def of_its_player(loss, site):
     """What a parameter minimises: the total, or of two players' losses, or of two stages', its own."""
-    apart = ("z@2", "u") if "u" in loss.terms else ("discriminator",)
+    # A discriminator may classify; elsewhere the classifier is the guide's.
+    theirs = ("discriminator", "classifier") if "discriminator" in loss.terms else ()
+    apart = ("z@2", "u") if "u" in loss.terms else theirs
     other = sum((loss.terms[name] for name in apart if name in loss.terms), torch.zeros(()))
     return other if site.startswith("objective.") or ".second_" in site else loss.total - other
 

@@ -637,11 +637,13 @@ def code_terms(loc, scale, x, beta=1.0, cut=1):
     return z, {"z": terms[0]} if cut == 1 else {f"z_{t}": term for t, term in enumerate(terms, 1)}
 
 
-def hand_conv_vae(p, x, sd=None, beta=1.0, gan=False, **kw):
+def hand_conv_vae(p, x, sd=None, beta=1.0, gan=False, judge=None, **kw):
     h = image_trunk(p, x).flatten(1)
     loc, scale = net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
     (z,), terms = code_terms(loc, scale, x, beta)
-    return terms | {"x": pixels(x, of_code(p, z), sd)} | (adversary(p, x, *images(x, [z], of_code, p)) if gan else {})
+    found = of_code(p, z)
+    terms |= {"x": pixels(x, found, sd)} | (judge(found) if judge else {})
+    return terms | (adversary(p, x, *images(x, [z], of_code, p)) if gan else {})
 
 
 def of_code(p, z):
@@ -702,7 +704,7 @@ def lstm(p, at, blocks, layers=1):
     return [h @ p[f"{at}.out.weight"].T + p[f"{at}.out.bias"] for h in blocks]
 
 
-def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", preset="paper", gan=False):
+def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", preset="paper", gan=False, judge=None):
     """Two blocks of one channel each; the mean knows no blocks."""
     h, at = image_trunk(p, x), "guide.encoder"
     loc = convolve(h, p[f"{at}.loc.0.0.weight"], 1) if mean == "conv" else h.flatten(1) @ p[f"{at}.loc.0.1.weight"].T
@@ -718,7 +720,8 @@ def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", pre
             a = batch_norm(p, f"{at}.lift.3", convolve(a, p[f"{at}.lift.2.weight"], 1))
         return image_head(p, a, f"{at}.head")
 
-    terms |= {"x": pixels(x, of_blocks(p, *z), sd)}
+    found = of_blocks(p, *z)
+    terms |= {"x": pixels(x, found, sd)} | (judge(found) if judge else {})
     return terms | (adversary(p, x, *images(x, z, of_blocks, p)) if gan else {})
 
 
@@ -778,6 +781,53 @@ def hand_crvae_gan(p, x, **kw):
     return hand_crvae(p, x, gan=True, **{"sd": 0.125} | kw)
 
 
+def two_heads(p, a):
+    """A 3 x 3 convolution, each image put to mean 0 and variance 1 as a whole, leaky ReLU, the larger of neighbours."""
+    at = "objective.network"
+    h = convolve(a.reshape(-1, 1, 1, D), p[f"{at}.trunk.0.weight"], 1) + p[f"{at}.trunk.0.bias"][:, None, None]
+    mean = h.mean((1, 2, 3), keepdim=True)
+    h = (h - mean) / torch.sqrt(((h - mean) ** 2).mean((1, 2, 3), keepdim=True) + 1e-5)
+    h = leaky_relu(h * p[f"{at}.trunk.1.weight"][:, None, None] + p[f"{at}.trunk.1.bias"][:, None, None], 0.1)
+    h = torch.stack([h[..., 2 * i : 2 * i + 2].amax(-1) for i in range(3)], -1).flatten(1)
+    return net(p, f"{at}.real", h)[:, 0], net(p, f"{at}.classes", h)
+
+
+def judge(p, x, y, weight=None, classifier_weight=1.0):
+    """Two players and a class, given what the pair makes of x; S2's weights where none is given."""
+    weight = 1e-3 * D / (8 * 0.5**2) if weight is None else weight
+
+    def costs(found):
+        fake, fixed = torch.sigmoid(found.reshape(-1, D)), {n: t.detach() for n, t in p.items()}
+        (real, classes), (made, _), (held, _) = two_heads(p, x), two_heads(p, fake.detach()), two_heads(fixed, fake)
+        known = y.sum(-1) == 1
+        cost = -torch.log(torch.softmax(classes, -1)[known, y.argmax(-1)[known]]).mean()
+        return {
+            "generator": -weight * torch.log(torch.sigmoid(held)),
+            "discriminator": -torch.log(torch.sigmoid(real)) - torch.log(1 - torch.sigmoid(made)),
+            "classifier": classifier_weight * cost.expand(len(x)),
+        }
+
+    return costs
+
+
+def classified(generator):
+    def hand(p, x, y, sd=0.5, beta=1e-4 * D / (8 * 0.5**2), weight=None, classifier_weight=1.0, **kw):
+        return generator(p, x, sd=sd, beta=beta, judge=judge(p, x, y, weight, classifier_weight))
+
+    return hand
+
+
+hand_vae_classifier, hand_crvae_classifier = classified(hand_conv_vae), classified(hand_crvae)
+
+
+def hand_ae_classifier(p, x, y, **kw):
+    """The code is a point, which costs nothing."""
+    h = image_trunk({n.replace("encoder.1.", "encoder.trunk."): v for n, v in p.items()}, x).flatten(1)
+    a = net(p, "model.decoder.lift", net(p, "guide.encoder.2", h)).reshape(-1, 8, 1, 2)
+    found = image_head(p, a, "model.decoder.head")
+    return {"x": pixels(x, found, 0.5)} | judge(p, x, y, **kw)(found)
+
+
 HAND = {
     name.removeprefix("hand_"): f
     for name, f in list(globals().items())
@@ -794,7 +844,8 @@ def batch(name="", rows=B, seed=1):
     return x.round() if name in BINARY else x
 
 
-CONDITIONS = {"cvae": 10, "structured_cvae": 10, "m2_vae": 10}
+JUDGED = ("ae_classifier", "vae_classifier", "crvae_classifier")
+CONDITIONS = {"cvae": 10, "structured_cvae": 10, "m2_vae": 10} | dict.fromkeys(JUDGED, 10)
 
 
 def condition(name, rows=B):
@@ -802,7 +853,8 @@ def condition(name, rows=B):
     labels = torch.eye(10, dtype=torch.float64)[torch.arange(rows) % 10]
     numbers = torch.linspace(-1, 1, rows * 10, dtype=torch.float64).reshape(rows, 10)
     some = labels * (torch.arange(rows) % 2)[:, None]
-    return {"cvae": labels, "structured_cvae": numbers, "m2_vae": some}.get(name)
+    given = some if name in JUDGED else None
+    return {"cvae": labels, "structured_cvae": numbers, "m2_vae": some}.get(name, given)
 
 
 def build(name, seed=0, **kw):
@@ -887,6 +939,9 @@ OPTIONS = {
     "two_stage_vae": [{"beta": 0.5}],
     "ica_vae": [{"components": 2, "minimum": 0.25}],
     "m2_vae": [{"beta": 0.5}, {"classifier_weight": 0.0}],
+    "ae_classifier": [{"weight": 0.25}],
+    "vae_classifier": [{"weight": 0.25, "beta": 0.5, "classifier_weight": 2.0}],
+    "crvae_classifier": [{"weight": 0.25, "beta": [2.0, 0.5]}],
     "conv_vae": [{"sd": 0.5, "beta": 2.0}],
     "cvae_conv": [{"sd": 0.5}],
     "empirical_cvae": [{"sd": 0.5, "beta": 2.0}],
@@ -926,7 +981,7 @@ def test_every_variant_has_a_hand_formula():
 
 OTHER_NETWORKS = {
     "affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser", "ica_vae", "m2_vae",
-    "conv_vae", "cvae_conv", "bcvae", "crvae", "vae_gan", "crvae_gan", "empirical_cvae",
+    "conv_vae", "cvae_conv", "bcvae", "crvae", "vae_gan", "crvae_gan", "empirical_cvae", *JUDGED,
 }  # fmt: skip
 
 
@@ -1010,7 +1065,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
 
 
 # Their bound is that of another loss: the prior of a code that is a point, the hierarchy of two stages.
-OTHER_BOUND = (*POINTS, "two_stage_vae", "vae_gan", "crvae_gan")
+OTHER_BOUND = (*POINTS, "two_stage_vae", "vae_gan", "crvae_gan", *JUDGED)
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_BOUND])
@@ -1083,7 +1138,7 @@ def test_beta_of_one_site_alone():
 
 
 @pytest.mark.parametrize("particles", [2, 5])
-@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, *ONE_DRAW}])
+@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, *ONE_DRAW, *JUDGED}])
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)

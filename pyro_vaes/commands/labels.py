@@ -53,7 +53,8 @@ def seen_labels(folder: "Run", pair: "Pair", y: "Tensor | None", split: str | No
 
 
 def classification(pair: "Pair", x: "Tensor", y: "Tensor | None", seen: "Tensor | None") -> dict[str, Any]:
-    """Accuracy of q(y | x) on the data that have a label which the pair has not seen; nothing if there are none."""
+    """Accuracy of q(y | x), or of the objective's own classifier, on the data that have a label which the pair has not
+    seen; nothing if there are none."""
     from pyro_vaes.inference.classify import classify
 
     if y is None or seen is None or not pair.partial:
@@ -62,4 +63,5 @@ def classification(pair: "Pair", x: "Tensor", y: "Tensor | None", seen: "Tensor 
     if not rows.any():
         return {}
     right = classify(pair, x[rows]).argmax(1) == y[rows].to(x.device)
-    return {f"accuracy of q(y | x), {int(rows.sum())} data with unseen labels": right.float().mean().item()}
+    what = "the classifier" if hasattr(pair.objective, "probabilities") else "q(y | x)"
+    return {f"accuracy of {what}, {int(rows.sum())} data with unseen labels": right.float().mean().item()}

@@ -197,17 +197,21 @@ def cifar10(root: Path, split: str, limit: int | None, download: bool) -> files.
 def stl10(root: Path, split: str, limit: int | None, download: bool) -> files.Parts:
     """Load STL-10, colour images of 96 x 96: 5,000 and 8,000 labelled, 100,000 unlabelled.
 
+    The splits `"fold0"` to `"fold9"` are the official ten draws of 1,000 of the 5,000.
+
     Raises:
         InputError: the files in `root/stl10_binary` are missing or damaged, or the split is none of
-            `"train"`, `"test"` and `"unlabeled"`.
+            `"train"`, `"test"`, `"unlabeled"` and the folds.
 
     >>> stl10(Path("nowhere"), "train", None, False)
     Traceback (most recent call last):
         ...
     pyro_vaes.errors.InputError: stl10 is missing or incomplete in nowhere: pass download=True ...
     """
-    _check_split("stl10", split, "train", "test", "unlabeled")
-    data = _torchvision("stl10", "STL10", root, download, split=split)
+    folds = {f"fold{k}": k for k in range(10)}
+    _check_split("stl10", split, "train", "test", "unlabeled", *folds)
+    fold = folds.get(split)
+    data = _torchvision("stl10", "STL10", root, download, split=split if fold is None else "train", folds=fold)
     y = None if split == "unlabeled" else torch.from_numpy(data.labels).long()
     return *files.rows(data.data[:limit], "stl10"), y if y is None else y[:limit]
 

@@ -8,6 +8,7 @@ from pyro_vaes.experiments import (
     cell_repair,
     concept_images,
     course_report,
+    crvae_images,
     crvae_nll,
     demo,
     energies,
@@ -25,6 +26,7 @@ from pyro_vaes.experiments import (
     quadrants,
     recycling,
     robust_generation,
+    semi_supervised,
     systematic_errors,
     two_stage,
     weak_labels,
@@ -54,6 +56,8 @@ _ALL = (
     weak_labels,
     pruning,
     crvae_nll,
+    semi_supervised,
+    crvae_images,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -1,7 +1,7 @@
 """What one-class methods see of an image where its pixels say too little; nothing of it is learned from labels."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,15 +22,18 @@ def pca64(x: Tensor) -> Tensor:
     return torch.as_tensor(scores / np.sqrt((scores**2).mean()), dtype=torch.float32)
 
 
-def gradients(x: Tensor) -> Tensor:
+def gradients(x: Tensor, shape: Sequence[int] = (3, 32, 32)) -> Tensor:
     """Histograms of oriented gradients: nine unsigned orientations in cells of 8 x 8 pixels, four apart.
+
+    Args:
+        shape: of one image, (H, W) or (C, H, W).
 
     Source: Dalal & Triggs (2005). Departs from it: grey images, hard bins, and each cell normalised by itself.
 
     >>> gradients(torch.rand(2, 3072)).shape
     torch.Size([2, 441])
     """
-    grey = x.reshape(-1, 3, 32, 32).mean(1)
+    grey = x.reshape(len(x), -1, *shape[-2:]).mean(1)
     down, right = torch.gradient(grey, dim=(1, 2))
     orientation = (torch.atan2(down, right) % math.pi * (9 / math.pi)).long().clamp(max=8)
     votes = one_hot(orientation, 9) * torch.hypot(down, right).unsqueeze(-1)

@@ -152,8 +152,8 @@ def _trained(
     return pair, digits, truth, found
 
 
-def alone(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, seed: int) -> None:
-    """Train a classifier on labelled data: cross-entropy, Adam, a rate that falls to zero, batches of 50.
+def alone(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, seed: int, batch_size: int = 50) -> None:
+    """Train a classifier on labelled data: cross-entropy, Adam, a rate that falls to zero.
 
     >>> network = nn.Linear(2, 2)
     >>> alone(network, torch.eye(2), torch.arange(2), 300, 0.1, seed=0)
@@ -166,7 +166,7 @@ def alone(network: nn.Module, x: Tensor, y: Tensor, steps: int, lr: float, seed:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(steps):
-            rows = torch.randperm(len(x))[:50].to(x.device)
+            rows = torch.randperm(len(x))[:batch_size].to(x.device)
             optimiser.zero_grad()
             cross_entropy(network(x[rows]), y[rows]).backward()
             optimiser.step()

@@ -1,6 +1,6 @@
 """Two players in one loss: a generator's side and a discriminator, each with a gradient of its own."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -17,11 +17,13 @@ class Players(NamedTuple):
         discriminator: what the discriminator minimises; constant in everything that made the data and the fakes.
         accuracy: the share of real data and fakes, half each, that the discriminator tells right. It is no part of a
             loss.
+        more: what the discriminator says of the real data beside the logits, if anything.
     """
 
     generator: Tensor
     discriminator: Tensor
     accuracy: Tensor
+    more: Any = None
 
 
 def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating: bool = False) -> Players:
@@ -45,9 +47,9 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
     apart.
 
     Args:
-        discriminator: D, (n, ...) -> logits (n,) or (n, 1). A module of the objective, not of p or q, so that its
-            parameters are trained, kept and resumed with the pair's. It runs three times: batch norm would see fakes
-            twice.
+        discriminator: D, (n, ...) -> logits (n,) or (n, 1), or a pair of them and of anything more. A module of the
+            objective, not of p or q, so that its parameters are trained, kept and resumed with the pair's. It runs
+            three times: batch norm would see fakes twice.
         real: (n, ...). fake: (m, ...), with the history of what made it.
 
     Raises:
@@ -68,18 +70,19 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
         raise InputError(f"the discriminator is a {type(discriminator).__name__}: it must be a module")
     # Tensors of the module as they are now: while a step is traced, others stand in for them.
     held = {name: t.detach() for name, t in (*discriminator.named_parameters(), *discriminator.named_buffers())}
-    to_generator = _logits(functional_call(discriminator, held, (fake,)), fake)
-    on_real, on_fake = (_logits(discriminator(a), a) for a in (real.detach(), fake.detach()))
+    to_generator, _ = _logits(functional_call(discriminator, held, (fake,)), fake)
+    (on_real, more), (on_fake, _) = (_logits(discriminator(a), a) for a in (real.detach(), fake.detach()))
     generator = -softplus(to_generator).mean() if saturating else softplus(-to_generator).mean()
     right = 0.5 * ((on_real > 0).to(fake.dtype).mean() + (on_fake <= 0).to(fake.dtype).mean())
-    return Players(generator, softplus(-on_real).mean() + softplus(on_fake).mean(), right.detach())
+    return Players(generator, softplus(-on_real).mean() + softplus(on_fake).mean(), right.detach(), more)
 
 
-def _logits(found: Tensor, rows: Tensor) -> Tensor:
+def _logits(found: Any, rows: Tensor) -> tuple[Tensor, Any]:
+    found, more = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(found, Tensor):
         raise InputError(f"the discriminator gives a {type(found).__name__}: it must be a tensor, one logit each")
     if tuple(found.shape) not in ((len(rows),), (len(rows), 1)):
         raise InputError(
             f"the discriminator gives {tuple(found.shape)} for {len(rows)} rows: it must be one logit each"
         )
-    return found.reshape(-1)
+    return found.reshape(-1), more

@@ -16,6 +16,7 @@ from pyro_vaes.pair import Pair
 from pyro_vaes.variants.adversarial import crvae_gan, vae_gan
 from pyro_vaes.variants.channel import bcvae, conv_vae, crvae, cvae_conv
 from pyro_vaes.variants.classical import beta_vae, dvae, gamma_vae, gaussian_vae, iwae, l2_vae, lc_vae, vae
+from pyro_vaes.variants.classifiers import ae_classifier, crvae_classifier, vae_classifier
 from pyro_vaes.variants.conditional import cvae, structured_cvae
 from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
 from pyro_vaes.variants.empirical import empirical_cvae
@@ -47,6 +48,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
         ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae, rvae, ric_vae, r_l2_vae, rlc_vae,
         autoencoder, induced_ae, wae_mmd, wae_gan, two_stage_vae, affine_vae, ica_vae, m2_vae,
         conv_vae, cvae_conv, bcvae, crvae, vae_gan, crvae_gan, empirical_cvae,
+        ae_classifier, vae_classifier, crvae_classifier,
     )
 }  # fmt: skip
 

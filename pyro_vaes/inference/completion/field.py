@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from pyro_vaes.inference.completion.sites import Layout
 from pyro_vaes.inference.densities import Values, log_prob, run, sampled_sites, seed_at
-from pyro_vaes.inference.posterior import _AtMean, recorded
+from pyro_vaes.inference.posterior import AtMean, recorded
 from pyro_vaes.pair import Pair
 
 
@@ -92,7 +92,7 @@ class Field:
     def model(self, values: Values, codes: int) -> poutine.Trace:
         """Run the model at given sites, with all others at their means."""
         program = pyro.plate("particles", codes, dim=-2)(poutine.condition(self.pair.model, dict(values)))
-        with _AtMean():
+        with AtMean():
             return prune_subsample_sites(poutine.trace(program).get_trace(self.x, self.y))
 
     def mean_of(self, trace: poutine.Trace, codes: int) -> Tensor:
