@@ -67,7 +67,7 @@ METHODS = {
 EMPIRICAL = "empirical cVAE"
 COMPLETE = ("VAE", "crVAE", "VAE-GAN", "crVAE-GAN")
 REGIONS = ("right", "eyes", "mouth")
-SD, RATIO, SD, RATIO, HEAVY, SHOWN = 0.1, 33.0, (1.0, 1.0, 1.0, *[2 / 3] * 5), 8
+SD, RATIO, HEAVY, SHOWN = 0.1, 33.0, (1.0, 1.0, 1.0, *[2 / 3] * 5), 8
 
 
 def reproduce(out: Path, scale: str, root: Path) -> Path:
