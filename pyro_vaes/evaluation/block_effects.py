@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, said, whole
 from pyro_vaes.evaluation.blocks import Start, blocks_of, decode, prior_codes, start_codes
 from pyro_vaes.inference.densities import quietly, seed_at
 from pyro_vaes.pair import Pair
@@ -66,7 +66,7 @@ def block_effects(
     tensor([1.])
     """
     sites = blocks_of(pair)
-    patches = None if shape is None else _patches(pair, tuple(shape))
+    patches = None if shape is None else _patches(pair, shape)
     with quietly(pair):
         start, y = start_codes(pair, sites, whole("draws", draws, low=2, high=10**6), y, x, seed)
         if len(start[sites[0]]) < 2:
@@ -86,10 +86,12 @@ def block_effects(
     return BlockEffects(sites, change[:-1].float(), error[:-1].float(), change[-1].item(), share, coarse)
 
 
-def _patches(pair: Pair, shape: tuple[int, ...], cells: int = 4):
+def _patches(pair: Pair, given: Iterable[int], cells: int = 4):
     """Give the projection of flat images onto the means of 4 x 4 patches, of whatever size the image leaves them."""
-    if len(shape) not in (2, 3) or math.prod(shape) != pair.data_dim:
-        raise InputError(f"shape is {shape}: it must be (H, W) or (C, H, W), with {pair.data_dim} entries")
+    shape = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()
+    sizes = len(shape) in (2, 3) and all(isinstance(side, int) and side > 0 for side in shape)
+    if not sizes or math.prod(shape) != pair.data_dim:
+        raise InputError(f"shape is {said(given)}: it must be (H, W) or (C, H, W), with {pair.data_dim} entries")
 
     def mean(side: int) -> Tensor:
         patch = torch.arange(side) * min(cells, side) // side

@@ -252,8 +252,10 @@ def _given(pair: Pair, sites: tuple[str, ...], x: Mapping[str, Tensor], like: Te
         what = sorted(map(str, x)) if isinstance(x, Mapping) else type(x).__name__
         raise InputError(f"x is {what}: it must be images, or codes of all blocks: {', '.join(sites)}")
     drawn, rows = prior_codes(pair, sites, pair.first_condition(2), 2), len(x[sites[0]])
+    if not rows:
+        raise InputError("x is empty: there must be at least one code")
     for name in sites:
-        if x[name].shape[1:] != drawn[name].shape[1:] or len(x[name]) != rows or not rows:
+        if x[name].shape[1:] != drawn[name].shape[1:] or len(x[name]) != rows:
             raise InputError(f"x: {name} is {tuple(x[name].shape)}: it must be ({rows}, {drawn[name].shape[1]})")
         if not bool(torch.isfinite(x[name]).all()):
             raise InputError(f"x: {name} is not finite everywhere")

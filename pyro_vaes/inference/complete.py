@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.errors import InputError, number, said, unknown, whole
 from pyro_vaes.inference.completion.chains import chain, mixing
 from pyro_vaes.inference.completion.descent import descend
 from pyro_vaes.inference.completion.field import Cost, Field
@@ -193,6 +193,8 @@ def _check(plan: _Plan, batch_size: int) -> None:
     whole("depth", plan.depth, high=12)
     if plan.prior_share is not None and not 0 <= number("prior_share", plan.prior_share) <= 1:
         raise InputError(f"prior_share is {plan.prior_share}: it must lie in [0, 1]")
+    if not isinstance(plan.noise, bool):
+        raise InputError(f"noise is {said(plan.noise)}: it must be True or False")
     if plan.noise and plan.method == "optimise":
         raise InputError("noise is of posterior draws: method 'optimise' has none")
 

@@ -51,6 +51,8 @@ class EmpiricalPrior(ELBO):
     ):
         super().__init__(beta, particles, sampled, exact, free_bits)
         self.draws = whole("draws", draws)
+        # A covariance needs two codes.
+        self.least_data = 2 if draws == 1 else 1
 
     def __repr__(self) -> str:
         inner = super().__repr__().removeprefix("ELBO(").removesuffix(")")

@@ -128,10 +128,12 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         raise InputError(f"y has dtype {y.dtype}: it must be real")
     if y.dim() == 1:
         low, none = (-1, ", or -1 for none") if pair.partial else (0, "")
-        if y.is_floating_point() or y.dtype == torch.bool or not bool(((y >= low) & (y < c)).all()):
+        # As int64 first: a byte is compared with c, or -1, as a byte.
+        labels = y.long()
+        if y.is_floating_point() or y.dtype == torch.bool or not bool(((labels >= low) & (labels < c)).all()):
             raise InputError(f"y holds {y.unique()[:20].tolist()}: labels of {pair.name} are whole, 0 to {c - 1}{none}")
         # A class more, which is none, and then left out again.
-        y = torch.nn.functional.one_hot(y.long() % (c + 1), c + 1)[:, :c]
+        y = torch.nn.functional.one_hot(labels % (c + 1), c + 1)[:, :c]
     if not torch.isfinite(y).all():
         raise InputError("y is not finite everywhere: a condition must be")
     if pair.partial and not bool((((y == 0) | (y == 1)).all(1) & (y.sum(1) <= 1)).all()):
@@ -201,6 +203,9 @@ def check_rows(pair: Pair, rows: int, batch_size: int) -> None:
         ...
     pyro_vaes.errors.InputError: a last batch of 1 (129 data, batch_size 64): wae_mmd needs at least 2 rows in each
     """
+    data = max(getattr(module, "least_data", 1) for module in pair.modules())
+    if rows < data:
+        raise InputError(f"there is {rows} datum: {pair.name} needs at least {data}")
     least = max(getattr(module, "least_rows", 1) for module in pair.modules())
     smallest = min(batch_size, rows % batch_size or batch_size)
     if smallest < least:

@@ -86,7 +86,7 @@ class VAEGAN(ELBO):
     ):
         if not isinstance(discriminator, nn.Module):
             raise InputError("VAEGAN needs a discriminator: give a module, flat images (n, d) to logits (n,)")
-        if fakes not in FAKES:
+        if not isinstance(fakes, str) or fakes not in FAKES:
             raise unknown("fakes", str(fakes), list(FAKES))
         if number("threshold", threshold) > 1:
             raise InputError(f"threshold is {threshold!r}: it must be at most 1, the accuracy that never skips")

@@ -7,7 +7,7 @@ from pyro_vaes.inference.vae_gan import VAEGAN
 from pyro_vaes.nn.conv import image_shape
 from pyro_vaes.nn.discriminator import ImageDiscriminator
 from pyro_vaes.pair import Pair
-from pyro_vaes.variants.channel import conv_vae, crvae
+from pyro_vaes.variants.channel import conv_vae, crvae, pixel_sd
 
 BETA_D = 0.01  # of the paper, for faces
 
@@ -91,7 +91,7 @@ def _discriminator(
 def _pixels(sd: object) -> float:
     if sd is None:
         raise InputError("sd is None: a discriminator tells probabilities from data that are 0 or 1 at a glance")
-    return number("sd", sd, open_low=True)
+    return pixel_sd(sd)
 
 
 def _weight(weight: float | None, data_dim: int, sd: float) -> float:

@@ -230,9 +230,23 @@ def _weights(beta: float | Sequence[float] | Mapping[str, float], blocks: int) -
     return ELBO({f"z_{t}": weight for t, weight in enumerate(beta, 1)})
 
 
+def pixel_sd(sd: object) -> float:
+    """Give back the standard deviation of pixels, whose square must be a number of single precision.
+
+    >>> pixel_sd(1e200)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: sd is 1e+200: it must be at most 1e+12
+    """
+    found = number("sd", sd, open_low=True)
+    if found > 1e12:
+        raise InputError(f"sd is {sd!r}: it must be at most 1e+12")
+    return number("sd", sd, 1e-12)
+
+
 def _spread(sd: float | None) -> FixedScale | None:
     """The scale of real pixels; None for binary ones."""
-    return None if sd is None else FixedScale(number("sd", sd, open_low=True))
+    return None if sd is None else FixedScale(pixel_sd(sd))
 
 
 def _one_code(plan: _Plan, encoder: nn.Module, lift: nn.Module, sd: float | None, beta: float, name: str) -> Pair:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vaes.errors import number, whole
+from pyro_vaes.errors import whole
 from pyro_vaes.guides.amortised import AmortisedDelta
 from pyro_vaes.inference.classifier_gan import ClassifierGAN
 from pyro_vaes.inference.objective import ELBO
@@ -13,7 +13,7 @@ from pyro_vaes.nn.conv import image_shape
 from pyro_vaes.nn.mlp import check_sizes
 from pyro_vaes.nn.two_heads import TwoHeads
 from pyro_vaes.pair import Pair
-from pyro_vaes.variants.channel import conv_vae, crvae
+from pyro_vaes.variants.channel import conv_vae, crvae, pixel_sd
 
 #: What Shang et al. (2017), H, weigh the divergence and the generator's loss with, on their scale.
 ALPHA, BETA = 1e-4, 1e-3
@@ -40,7 +40,7 @@ def ae_classifier(
     >>> ae_classifier(data_dim=16, hidden=(3,)).objective.objective
     ELBO(beta=0.0)
     """
-    number("sd", sd, 1e-12)
+    pixel_sd(sd)
     vae = conv_vae(data_dim, latent_dim, hidden, shape, sd)
     encoder: Any = vae.guide.encoder
     # The mean's way through the encoder, by itself: a layer for a scale would never learn.
@@ -120,7 +120,7 @@ def in_nats(weight: float, data_dim: int, sd: float) -> float:
     """
     whole("data_dim", data_dim)
     # Rounded, so that an objective says it in few digits.
-    return float(f"{weight * data_dim / (8 * number('sd', sd, 1e-12) ** 2):.6g}")
+    return float(f"{weight * data_dim / (8 * pixel_sd(sd) ** 2):.6g}")
 
 
 def _classified(

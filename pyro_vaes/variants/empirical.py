@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 from torch import Tensor
 from torch.distributions import Normal
@@ -42,6 +43,13 @@ def empirical_cvae(
     return Pair(plain.model, plain.guide, objective, range=plain.range, name="empirical_cvae")
 
 
+def _is_prior(fn: Any, prior: StandardPrior) -> bool:
+    """Whether a site's distribution is the prior itself, and not one around what another site says."""
+    base = getattr(fn, "base_dist", fn)
+    loc = getattr(base, "loc", None)
+    return fn.event_shape == prior.loc.shape and loc is not None and bool((loc == prior.loc).all())
+
+
 def with_empirical_prior(
     pair: Pair,
     x: Tensor,
@@ -77,7 +85,7 @@ def with_empirical_prior(
     if not isinstance(prior, StandardPrior) or not issubclass(prior.family, Normal):
         raise InputError(f"{pair.name} has a {type(prior).__name__} as its prior: N(0, I) can be swapped")
     sites = pair.traces()[1].nodes
-    if CODE not in sites or sites[CODE]["fn"].event_shape != prior.loc.shape:
+    if CODE not in sites or not _is_prior(sites[CODE]["fn"], prior):
         raise InputError(f"{pair.name} has no site {CODE!r} of its prior: an empirical prior is of one code")
     width = len(prior.loc)
     if width % whole("channels", channels):

@@ -59,6 +59,8 @@ def checked_mask(mask: Any, x: Tensor) -> Tensor:
     shapes = ((x.shape[1],), tuple(x.shape))
     if tuple(given.shape) not in shapes:
         raise InputError(f"the mask has shape {tuple(given.shape)}: it must be {shapes[0]} or {shapes[1]}, as x is")
+    if given.layout != torch.strided:
+        raise InputError("the mask is sparse: it must be an ordinary array of 0 (hidden) and 1 (seen)")
     if given.is_complex() or not bool(((given == 0) | (given == 1)).all()):
         raise InputError("the mask holds other values than 0 (hidden) and 1 (seen)")
     seen = given.to(x.device).bool().expand(x.shape)

@@ -1,0 +1,75 @@
+"""Bad input to the channel family, its adversarial forms, its priors and its views."""
+
+import pytest
+import torch
+
+import pyro_vaes as pv
+from pyro_vaes.errors import InputError
+
+GAN = {"hidden": (4,), "discriminator_filters": (3,), "discriminator_hidden": 4}
+FEW = {"steps": 1, "batch_size": 4, "progress": False, "engine": "eager"}
+
+
+@pytest.fixture(scope="module")
+def crvae():
+    return pv.crvae(64, latent_dim=32, hidden=(4,), blocks=2, units=3)
+
+
+@pytest.mark.parametrize("fakes", [["both"], {"both"}, None])
+def test_fakes_are_one_word(fakes):
+    with pytest.raises(InputError, match="unknown fakes"):
+        pv.vae_gan(64, fakes=fakes, **GAN)
+
+
+@pytest.mark.parametrize("name", ["conv_vae", "vae_gan", "ae_classifier", "vae_classifier"])
+@pytest.mark.parametrize(("sd", "said"), [(1e200, "at most 1e"), (1e-200, "at least 1e-12"), (0, "above 0")])
+def test_a_scale_has_a_square(name, sd, said):
+    with pytest.raises(InputError, match=f"^sd is .*{said}"):
+        getattr(pv, name)(64, hidden=(4,), sd=sd)
+
+
+def test_labels_may_be_bytes():
+    pair = pv.vae_classifier(64, 2, hidden=(4,), filters=(3,), condition_dim=300)
+    x, y = torch.rand(4, 64), torch.tensor([0, 255, 7, 44], dtype=torch.uint8)
+    from pyro_vaes.inference.guard import check_condition
+
+    assert check_condition(pair, x, y).argmax(1).tolist() == y.tolist()
+    assert check_condition(pair, x, y.long()).equal(check_condition(pair, x, y))
+
+
+def test_a_prior_of_one_code_is_refused_before_training():
+    pair = pv.empirical_cvae(64, 16, hidden=(4,))
+    before = [p.clone() for p in pair.parameters()]
+    with pytest.raises(InputError, match="there is 1 datum: empirical_cvae needs at least 2"):
+        pv.fit(pair, torch.ones(1, 64), **FEW)
+    assert all(map(torch.equal, before, pair.parameters()))
+    assert pv.fit(pv.empirical_cvae(64, 16, hidden=(4,), draws=2), torch.ones(1, 64), **FEW).step == 1
+
+
+def test_the_prior_of_another_site_is_not_swapped():
+    # Both codes of a two-stage VAE have two entries; N(0, I) is of u.
+    with pytest.raises(InputError, match="no site 'z' of its prior"):
+        pv.with_empirical_prior(pv.two_stage_vae(64, 2, hidden=(4,)), torch.rand(5, 64))
+
+
+@pytest.mark.parametrize(
+    ("mask", "more", "said"),
+    [
+        (torch.eye(64)[0].to_sparse(), {}, "the mask is sparse"),
+        (torch.eye(64)[0], {"noise": "yes"}, "noise is 'yes'"),
+    ],
+)
+def test_a_completion_refuses(crvae, mask, more, said):
+    with pytest.raises(InputError, match=said):
+        pv.complete(crvae, torch.ones(2, 64), mask, **more)
+
+
+@pytest.mark.parametrize("shape", ["88", 8, (8.0, 8.0), (-8, -8), (64,)])
+def test_effects_refuse_a_shape(crvae, shape):
+    with pytest.raises(InputError, match=r"^shape is .*with 64 entries"):
+        pv.block_effects(crvae, 2, shape=shape)
+
+
+def test_views_refuse_no_codes(crvae):
+    with pytest.raises(InputError, match="x is empty"):
+        pv.evolve(crvae, x={name: torch.zeros(0, 16) for name in ("z_1", "z_2")})
