@@ -25,9 +25,13 @@ SMALL = {
     "cvae": set(), "structured_cvae": set(), "wae_mmd": set(), "wae_gan": set(), "two_stage_vae": {"u": 3, "z": 3},
     "affine_vae": set(), "ica_vae": set(), "m2_vae": {"z": 3, "y_unobserved": 10},
     "conv_vae": set(), "cvae_conv": {"z": 4}, "bcvae": {"z_1": 2, "z_2": 2}, "crvae": {"z_1": 2, "z_2": 2},
+    "vae_gan": set(), "crvae_gan": {"z_1": 2, "z_2": 2},
+    "empirical_cvae": {"z": 4},
 }  # fmt: skip
 OBJECTIVES = (
     "ELBO", "Recycled", "ImportanceWeighted", "Denoised", "WAE", "Discriminator", "Stagewise", "Enumerated",
+    "VAEGAN", "ImageDiscriminator",
+    "EmpiricalPrior",
 )  # fmt: skip
 # Variants with a discrete site: of Pyro's own inference, what needs gradients through every site refuses them.
 DISCRETE = {"rvae", "m2_vae"}

@@ -637,24 +637,50 @@ def code_terms(loc, scale, x, beta=1.0, cut=1):
     return z, {"z": terms[0]} if cut == 1 else {f"z_{t}": term for t, term in enumerate(terms, 1)}
 
 
-def hand_conv_vae(p, x, sd=None, beta=1.0, **kw):
+def hand_conv_vae(p, x, sd=None, beta=1.0, gan=False, **kw):
     h = image_trunk(p, x).flatten(1)
     loc, scale = net(p, "guide.encoder.loc", h), softplus(net(p, "guide.encoder.raw_scale", h)) + 1e-5
     (z,), terms = code_terms(loc, scale, x, beta)
+    return terms | {"x": pixels(x, of_code(p, z), sd)} | (adversary(p, x, *images(x, [z], of_code, p)) if gan else {})
+
+
+def of_code(p, z):
     a = net(p, "model.decoder.lift", z.reshape(-1, K)).reshape(-1, 8, 1, 2)
-    return terms | {"x": pixels(x, image_head(p, a, "model.decoder.head"), sd)}
+    return image_head(p, a, "model.decoder.head")
 
 
-def hand_cvae_conv(p, x, sd=None, beta=1.0, **kw):
+def channels_of_code(p, x):
     h, at = image_trunk(p, x), "guide.encoder"
     loc, raw = (
         convolve(h, p[f"{at}.{part}.0.weight"], 1) + p[f"{at}.{part}.0.bias"][:, None, None]
         for part in ("loc", "raw_scale")
     )
-    (z,), terms = code_terms(loc, softplus(raw) + 1e-5, x, beta)
+    return loc, softplus(raw) + 1e-5
+
+
+def hand_cvae_conv(p, x, sd=None, beta=1.0, **kw):
+    loc, scale = channels_of_code(p, x)
+    (z,), terms = code_terms(loc, scale, x, beta)
     a = convolve(z.reshape(-1, 2, 1, 2), p["model.decoder.lift.1.weight"], 1)
     a = a + p["model.decoder.lift.1.bias"][:, None, None]
     return terms | {"x": pixels(x, image_head(p, a, "model.decoder.head"), sd)}
+
+
+def hand_empirical_cvae(p, x, beta=1.0, **kw):
+    """Two channels of two cells; the divergence from one Gaussian to another, with the inverse written out."""
+    loc, scale = (a.reshape(*x.shape[:-1], 2, 2) for a in channels_of_code(p, x))
+    cost = 0.0
+    for k in range(2):
+        a = p["model.prior.scale_tril"][k]
+        covariance = a @ a.T
+        (s, t), (_, v) = covariance
+        det = s * v - t * t
+        inverse = torch.stack([torch.stack([v, -t]), torch.stack([-t, s])]) / det
+        away = loc[..., k, :] - p["model.prior.loc"][k]
+        square = torch.einsum("...i,ij,...j->...", away, inverse, away)
+        square = square + (scale[..., k, :] ** 2 * inverse.diag()).sum(-1)
+        cost = cost + 0.5 * (square - 2 + torch.log(det) - 2 * torch.log(scale[..., k, :]).sum(-1))
+    return hand_cvae_conv(p, x, **kw) | {"z": beta * cost}
 
 
 def own_layers(p, at, blocks):
@@ -676,19 +702,24 @@ def lstm(p, at, blocks, layers=1):
     return [h @ p[f"{at}.out.weight"].T + p[f"{at}.out.bias"] for h in blocks]
 
 
-def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", preset="paper"):
+def hand_blocks(p, x, inference, generation, sd=None, beta=1.0, mean="conv", preset="paper", gan=False):
     """Two blocks of one channel each; the mean knows no blocks."""
     h, at = image_trunk(p, x), "guide.encoder"
     loc = convolve(h, p[f"{at}.loc.0.0.weight"], 1) if mean == "conv" else h.flatten(1) @ p[f"{at}.loc.0.1.weight"].T
     loc = loc.reshape(-1, 2, 1, 2) - next(v for n, v in p.items() if n.startswith(f"{at}.loc") and "mu_0" in n)
     raw = inference(p, f"{at}.raw_scale.recurrence", [part.flatten(1) for part in h.chunk(2, 1)])
     z, terms = code_terms(loc, softplus(torch.cat(raw, -1)) + 1e-5, x, beta, cut=2)
-    u = generation(p, "model.recurrence", [part.reshape(-1, 2) for part in z])
-    at = "model.likelihood.decoder"
-    a = torch.cat(u, -1).reshape(-1, 2 if preset == "repo" else 8, 1, 2) + p[f"{at}.lift.1.mu_0"]
-    if preset == "repo":
-        a = batch_norm(p, f"{at}.lift.3", convolve(a, p[f"{at}.lift.2.weight"], 1))
-    return terms | {"x": pixels(x, image_head(p, a, f"{at}.head"), sd)}
+
+    def of_blocks(p, *z):
+        u = generation(p, "model.recurrence", [part.reshape(-1, 2) for part in z])
+        at = "model.likelihood.decoder"
+        a = torch.cat(u, -1).reshape(-1, 2 if preset == "repo" else 8, 1, 2) + p[f"{at}.lift.1.mu_0"]
+        if preset == "repo":
+            a = batch_norm(p, f"{at}.lift.3", convolve(a, p[f"{at}.lift.2.weight"], 1))
+        return image_head(p, a, f"{at}.head")
+
+    terms |= {"x": pixels(x, of_blocks(p, *z), sd)}
+    return terms | (adversary(p, x, *images(x, z, of_blocks, p)) if gan else {})
 
 
 def hand_bcvae(p, x, **kw):
@@ -701,6 +732,50 @@ def hand_crvae(p, x, recurrence="both", particles=1, preset="paper", **kw):
 
     ways = (many if recurrence in ("both", way) else own_layers for way in ("inference", "generation"))
     return hand_blocks(p, x, *ways, preset=preset, **kw)
+
+
+def images(x, z, decode, p):
+    """Fakes of both kinds: at the guide's draws, and at draws of the prior."""
+    prior = [torch.randn_like(part) for part in z]
+    return (torch.sigmoid(decode(p, *code)).reshape(x.shape) for code in (z, prior))
+
+
+def image_discriminator(p, x):
+    """One stage on an image of 1 x D: 3 x 3, the larger of two neighbours, ReLU; half of everything dropped."""
+    at = "objective.discriminator"
+    h = convolve(x.reshape(-1, 1, 1, D), p[f"{at}.trunk.0.weight"], 1) + p[f"{at}.trunk.0.bias"][:, None, None]
+    h = torch.stack([h[..., i : i + 2].amax(-1) for i in (0, 2, 4)], -1).clamp(min=0)
+    h = h * dropped(len(x), 3, 1, 1)
+    h = net(p, f"{at}.linear", h.flatten(1))
+    h = (h / h.square().sum(-1, keepdim=True).sqrt() * dropped(*h.shape)).clamp(min=0)
+    m = torch.einsum("na,abc->nbc", h, p[f"{at}.batch.weight"])
+    near = torch.exp(-(m[:, None] - m).abs().sum(-1))
+    near = (near.sum(1) - 1) / (len(x) - 1)
+    return net(p, f"{at}.logit", torch.cat([h, near], -1))[:, 0]
+
+
+def dropped(*shape):
+    return 2 * (torch.rand(shape, dtype=torch.float64) >= 0.5)
+
+
+def adversary(p, x, *fakes, weight=0.01 * D / (8 * 0.125**2)):
+    """Half real and half fake, the fakes of both kinds; each player's loss is a constant to the other."""
+    constant = {name: value.detach() for name, value in p.items()}
+    generator, discriminator, right = 0.0, 0.0, 0.0
+    for fake in fakes:
+        generator = generator - torch.log(torch.sigmoid(image_discriminator(constant, fake)))
+        on_real, on_fake = image_discriminator(p, x), image_discriminator(p, fake.detach())
+        discriminator = discriminator - torch.log(torch.sigmoid(on_real)) - torch.log(1 - torch.sigmoid(on_fake))
+        right += ((on_real > 0).double().mean() + (on_fake <= 0).double().mean()) / 4
+    return {"gan": weight * generator, "discriminator": (right <= 0.9) * discriminator / 2}
+
+
+def hand_vae_gan(p, x, **kw):
+    return hand_conv_vae(p, x, gan=True, **{"sd": 0.125} | kw)
+
+
+def hand_crvae_gan(p, x, **kw):
+    return hand_crvae(p, x, gan=True, **{"sd": 0.125} | kw)
 
 
 HAND = {
@@ -738,6 +813,9 @@ def build(name, seed=0, **kw):
         with torch.no_grad():
             for p in pair.parameters():
                 p += 0.2 * torch.randn_like(p)
+            if name == "empirical_cvae":  # as it is once it has been fitted
+                pair.model.prior.loc += 0.3
+                pair.model.prior.scale_tril += 0.2 * torch.randn_like(pair.model.prior.scale_tril).tril()
     return pair
 
 
@@ -811,6 +889,7 @@ OPTIONS = {
     "m2_vae": [{"beta": 0.5}, {"classifier_weight": 0.0}],
     "conv_vae": [{"sd": 0.5, "beta": 2.0}],
     "cvae_conv": [{"sd": 0.5}],
+    "empirical_cvae": [{"sd": 0.5, "beta": 2.0}],
     "bcvae": [{"beta": [2.0, 0.5]}, {"mean": "dense", "sd": 0.5}],
     "crvae": [
         {"recurrence": "inference"},
@@ -819,6 +898,7 @@ OPTIONS = {
         {"preset": "repo", "recurrence": "inference"},
         {"sd": 0.5},
     ],
+    "crvae_gan": [{"beta": [2.0, 0.5]}, {"preset": "repo"}],
 }
 POINTS = ("autoencoder", "induced_ae", "wae_mmd", "wae_gan")  # their guide is a point mass
 CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
@@ -827,12 +907,13 @@ CASES = [pytest.param(n, {}, id=n) for n in VARIANTS] + [
     for kw in options
 ]
 NOT_RECYCLED = [n for n in VARIANTS if n not in ("ric_vae", "r_l2_vae", "rlc_vae")]
+ONE_DRAW = ("dvae", "wae_mmd", "wae_gan", "vae_gan", "crvae_gan")
 # beta is an argument of these; autoencoders have none, and affine_ic_vae and the recurrent ones fix it at 1.
 WITH_BETA = [
     "vae", "gaussian_vae", "l2_vae", "gamma_vae", "lc_vae", "ic_vae", "indexed_ic_vae", "t_vae", "datum_t_vae", "rvae",
     "ladder_vae", "skip_vae", "cnn_vae", "memoriser",
     "planar_vae", "iaf_vae", "spline_vae", "mixture_vae", "vamp_vae", "cvae", "structured_cvae", "affine_vae",
-    "ica_vae", "conv_vae", "cvae_conv", "bcvae", "crvae",
+    "ica_vae", "conv_vae", "cvae_conv", "bcvae", "crvae", "empirical_cvae",
 ]  # fmt: skip
 
 
@@ -845,7 +926,7 @@ def test_every_variant_has_a_hand_formula():
 
 OTHER_NETWORKS = {
     "affine_vae", "affine_ic_vae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "memoriser", "ica_vae", "m2_vae",
-    "conv_vae", "cvae_conv", "bcvae", "crvae",
+    "conv_vae", "cvae_conv", "bcvae", "crvae", "vae_gan", "crvae_gan", "empirical_cvae",
 }  # fmt: skip
 
 
@@ -929,7 +1010,7 @@ def test_size_scales_the_batch_to_the_set_and_back(name, kw):
 
 
 # Their bound is that of another loss: the prior of a code that is a point, the hierarchy of two stages.
-OTHER_BOUND = (*POINTS, "two_stage_vae")
+OTHER_BOUND = (*POINTS, "two_stage_vae", "vae_gan", "crvae_gan")
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if n not in OTHER_BOUND])
@@ -1002,7 +1083,7 @@ def test_beta_of_one_site_alone():
 
 
 @pytest.mark.parametrize("particles", [2, 5])
-@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, "dvae", "wae_mmd", "wae_gan"}])
+@pytest.mark.parametrize("name", [n for n in NOT_RECYCLED if n not in {*IMPORTANCE, *ONE_DRAW}])
 def test_particles_are_averaged(name, particles):
     """L draws per datum are L times the batch, each with noise of its own."""
     pair, x = build(name), batch(name)

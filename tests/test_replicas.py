@@ -31,7 +31,11 @@ def assert_equal_runs(pair, other, history, expected, atol=1e-5):
         assert row["terms"] == pytest.approx(wanted["terms"], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", pv.VARIANTS)
+# Half a minute each; with what they share, tests/test_vae_gan.py runs replicas of them that are smaller.
+LONG = {"vae_gan", "crvae_gan"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in pv.VARIANTS])
 def test_each_replica_is_the_run_of_its_seed(name, data):
     """Started from seed r, with the noise and the data order of seed r: equal to 1e-5 over 100 steps."""
     x = (data > 0.5).float() if name in BINARY else data

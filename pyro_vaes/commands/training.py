@@ -107,7 +107,7 @@ def do_fit(
         schedule: cosine or constant.
         seed: of the parameters, the corruption, the data order and the noise.
         optimiser: adam or adagrad.
-        betas: Adam's two weights, such as "[0.9,0.99]"; left out, "[0.9,0.999]", against a discriminator "[0.5,0.999]".
+        betas: Adam's two weights, such as "[0.9,0.99]"; left out, "[0.9,0.999]", for wae_gan "[0.5,0.999]".
         binarise: for the Bernoulli variant: a threshold, above which values are 1; or dynamic (drawn anew at every
             step), static (drawn once), threshold05, threshold0_inverted, gray (as they are).
         root: where data sets lie.

@@ -119,7 +119,7 @@ def code_site(pair: Pair, x: Tensor, y: Tensor | None = None, site: str | None =
     'z_3'
     """
     check_data(pair, x, support=False)
-    known = _codes(pair, x, y)
+    known = code_sites(pair, x, y)
     if not known:
         raise InputError(f"{pair.name} has no code of real numbers: there is no posterior to aggregate")
     if site is not None and site not in known:
@@ -202,7 +202,7 @@ def traversal(
             raise InputError(f"dimension is {dimension}: {site!r} has {code.shape[1]}, from 0")
         code[:, dimension] = span
         values[site] = code.reshape(values[site].shape)
-        known = _codes(pair, x, y)
+        known = code_sites(pair, x, y)
         for below in known[known.index(site) + 1 :]:
             del values[below]
         return decoded(pair, batch, condition, values)
@@ -226,9 +226,17 @@ class _Until(Messenger):
             raise _Found(msg["value"])
 
 
-def _codes(pair: Pair, x: Tensor, y: Tensor | None) -> list[str]:
-    """The real-valued latent sites of the data, in the model's order, without those that follow from others."""
-    q, p = pair.traces(as_batch(x[:2]), y=None if y is None else y[:2])
+def code_sites(pair: Pair, x: Tensor | None = None, y: Tensor | None = None) -> list[str]:
+    """The real-valued latent sites of the data, in the model's order, without those that follow from others.
+
+    Args:
+        x: data, (N, d), by default draws of the model. y: their conditions.
+
+    >>> from pyro_vaes.variants import t_vae
+    >>> code_sites(t_vae(data_dim=4))
+    ['z']
+    """
+    q, p = pair.traces(None if x is None else as_batch(x[:2]), y=None if y is None else y[:2])
     drawn = [name for name, site in q.nodes.items() if site["type"] == "sample" and not site["is_observed"]]
     follow = set(exact_sites(pair)) | {n for n in drawn[1:] if isinstance(family(q.nodes[n]), dist.Delta)}
     return [name for name in p.nodes if name in drawn and name not in follow and _is_real(p.nodes[name])]

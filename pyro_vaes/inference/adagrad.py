@@ -1,6 +1,6 @@
 """Adagrad over all parameters at once, with the interface of :class:`~pyro_vaes.inference.adam.Adam`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import torch
@@ -18,6 +18,7 @@ class Adagrad:
         parameters: leaves, changed in place.
         lr: the learning rate, a tensor, so that a captured or compiled step reads what a schedule wrote.
         factors: what the rate of each parameter is multiplied by; empty for 1 everywhere.
+        skips: for each parameter, the name of what says that it skips a step, or ""; empty for nothing.
 
     Source: Duchi, Hazan & Singer (2011), Fig. 1, with the diagonal of the proximal function. It is
     ``torch.optim.Adagrad`` up to rounding, whose own function reads its count of steps on the host, which cannot be
@@ -29,21 +30,30 @@ class Adagrad:
     tensor([0.9000, 1.1000])
     """
 
-    def __init__(self, parameters: Sequence[Tensor], lr: float = 1e-2, factors: Sequence[float] = ()):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        lr: float = 1e-2,
+        factors: Sequence[float] = (),
+        skips: Sequence[str] = (),
+    ):
         self.parameters = [p.detach() for p in parameters]
         self.sums = [torch.zeros_like(p) for p in self.parameters]
         self.steps: list[Tensor] = []
-        self.factors = list(factors)
+        self.factors, self.skips = list(factors), list(skips) or [""] * len(self.parameters)
         self.lr = rate(self.parameters, lr)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Take one step; a parameter without a gradient stays where it is."""
+    def step(self, gradients: Sequence[Tensor | None], skipped: Mapping[str, Tensor] | None = None) -> None:
+        """Take one step; a parameter without a gradient, or with a 1 in ``skipped``, stays where it is."""
         there = [i for i, g in enumerate(gradients) if g is not None]
         parameters, sums = [self.parameters[i] for i in there], [self.sums[i] for i in there]
         if not there:
             return
         found = [laid_out(gradients[i], self.parameters[i]) for i in there]
+        stay = [(skipped or {}).get(self.skips[i]) for i in there]
+        # Without a gradient nothing moves here: there is no momentum.
+        found = [g if s is None else torch.where(s > 0, 0.0, g) for g, s in zip(found, stay, strict=True)]
         torch._foreach_addcmul_(sums, found, found)
         below = torch._foreach_sqrt(sums)
         torch._foreach_add_(below, 1e-10)

@@ -1,6 +1,6 @@
 """Adam over all parameters at once, with a state that every engine shares and a checkpoint holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 import torch
@@ -24,6 +24,7 @@ class Adam:
         lr: the learning rate, a tensor, so that a captured or compiled step reads what a schedule wrote.
         betas: beta_1 and beta_2, each in [0, 1).
         factors: what the rate of each parameter is multiplied by; empty for 1 everywhere.
+        skips: for each parameter, the name of what says that it skips a step, or ""; empty for nothing.
 
     Source: Kingma & Ba (2015), Algorithm 1.
 
@@ -39,24 +40,33 @@ class Adam:
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         factors: Sequence[float] = (),
+        skips: Sequence[str] = (),
     ):
         self.parameters, self.betas = [p.detach() for p in parameters], betas
         self.factors = list(factors) or [1.0] * len(self.parameters)
+        self.skips = list(skips) or [""] * len(self.parameters)
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
         self.lr = rate(self.parameters, lr)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Take one step; a parameter without a gradient stays where it is."""
-        for factor in dict.fromkeys(self.factors):
-            there = [i for i, g in enumerate(gradients) if g is not None and self.factors[i] == factor]
-            # The rate itself where it is nobody's own: the kernel reads the very tensor that a schedule writes.
-            self._group(gradients, there, self.lr if factor == 1 else self.lr * factor)
+    def step(self, gradients: Sequence[Tensor | None], skipped: Mapping[str, Tensor] | None = None) -> None:
+        """Take one step; a parameter without a gradient stays where it is.
 
-    def _group(self, gradients: Sequence[Tensor | None], there: list[int], lr: Tensor) -> None:
-        """One fused call, for the parameters of one rate."""
+        Args:
+            skipped: by the names in ``skips``, 1 for a step that those parameters skip, else 0: they, their moments
+                and their count of steps stay what they are, to the bit.
+        """
+        each = list(zip(self.factors, self.skips, strict=True))
+        for factor, skip in dict.fromkeys(each):
+            there = [i for i, g in enumerate(gradients) if g is not None and each[i] == (factor, skip)]
+            # The rate itself where it is nobody's own: the kernel reads the very tensor that a schedule writes.
+            lr = self.lr if factor == 1 else self.lr * factor
+            self._group(gradients, there, lr, (skipped or {}).get(skip))
+
+    def _group(self, gradients: Sequence[Tensor | None], there: list[int], lr: Tensor, skipped: Tensor | None) -> None:
+        """One fused call, for the parameters of one rate that skip the same steps."""
         adam(
             [self.parameters[i] for i in there],
             [laid_out(gradients[i], self.parameters[i]) for i in there],
@@ -66,6 +76,8 @@ class Adam:
             [self.steps[i] for i in there],
             fused=True, capturable=self.lr.is_cuda, amsgrad=False, beta1=self.betas[0], beta2=self.betas[1],
             lr=lr, weight_decay=0.0, eps=1e-8, maximize=False,
+            # The kernel's own way to leave out a step, made for losses that overflow: nothing is read on the host.
+            found_inf=None if skipped is None else skipped.float(),
         )  # fmt: skip
 
     def moments(self) -> list[Tensor]:

@@ -35,7 +35,7 @@ from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
-from pyro_vaes.inference.optimiser import Rule, factors, rule
+from pyro_vaes.inference.optimiser import Rule, factors, rule, skips
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, statistics_names, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
@@ -100,7 +100,7 @@ class Engine(ByShape):
         for name, p in learned.items():
             if torch.empty_like(p).stride() != p.stride():
                 raise InputError(f"{name} is a view with gaps or overlaps in memory: make it contiguous()")
-        self.optimiser = (optimiser or rule("adam"))(self.learned, lr, factors=factors(pair))
+        self.optimiser = (optimiser or rule("adam"))(self.learned, lr, factors=factors(pair), skips=skips(pair))
         self._modules, self._program = list(pair.modules()), dict[str, Any]()
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -231,7 +231,7 @@ class Engine(ByShape):
     def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
         def step(x: Tensor) -> Tensor:
             found, stats = gradients(x)
-            self.optimiser.step(found)
+            self.optimiser.step(found, self._skipped(stats))
             return stats
 
         return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, first_line, number, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
+from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
     Diverged,
     Interruption,
@@ -69,7 +71,7 @@ def fit(
             or a list of one each, of one shape.
         y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
         steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
-            by default those that suit the objective (0.5 and 0.999 against a discriminator, else 0.9 and 0.999); for
+            by default those that suit the objective (0.5 and 0.999 for ``wae_gan``, else 0.9 and 0.999); for
             replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
             ``seed + 1``, ...
         replicas: train this many copies of one pair, which start from its parameters and differ in their seeds.
@@ -193,7 +195,8 @@ def train(
         batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device)
                                for track, plan in zip(tracks, plans, strict=True)], where, stacked)  # fmt: skip
         with runner if isinstance(runner, Replicas) else nullcontext():
-            _run(Loop(runner, tracks, batches, targets), batches, checkpoint_every, log_every, progress, on_step)
+            last = partial(finish, tracks, prepare)
+            _run(Loop(runner, tracks, batches, targets), batches, checkpoint_every, log_every, progress, on_step, last)
     for pair in pairs:
         pair.eval()
     return [track.history for track in tracks]
@@ -206,8 +209,9 @@ def _run(
     log_every: int,
     progress: bool,
     on_step: Callable[[int], None] | None,
+    last: Callable[[], bool],
 ) -> None:
-    """Run blocks to the end or to a signal, with checkpoints between them."""
+    """Run blocks to the end or to a signal, with checkpoints between them; after the end do what is ``last``."""
     began, steps = loop.taken, loop.plan.steps
     bar = tqdm(total=steps, initial=began, desc=loop.tracks[0].pair.name, disable=not progress, leave=False)
 
@@ -226,7 +230,8 @@ def _run(
                     loop.save()
             for track in loop.tracks:
                 track.history.interrupted = wish.signal
-            if loop.taken > began:
+            finished = loop.taken == steps and wish.signal is None and last()
+            if loop.taken > began or finished:
                 loop.save()
     finally:
         batches.close()

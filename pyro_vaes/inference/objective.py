@@ -35,7 +35,11 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """Anything that maps a model, a guide and a batch to a :class:`Loss`."""
+    """Anything that maps a model, a guide and a batch to a :class:`Loss`.
+
+    It may have a method ``finish``, which a fit calls once after the last step: see
+    :func:`~pyro_vaes.inference.finish.finish`.
+    """
 
     def __call__(
         self,
@@ -154,6 +158,10 @@ class ELBO(nn.Module):
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
         q, p = traces(model, guide, x, y, size, self.particles, self.exact)
+        return self.at(q, p, x, size)
+
+    def at(self, q: poutine.Trace, p: poutine.Trace, x: Tensor, size: int | None = None) -> Loss:
+        """The loss of two traces, for an objective that has more to say about them."""
         self._known([name for name, site in q.nodes.items() if site["type"] == "sample"])
         per_datum = 1.0 / ((size or len(x)) * self.particles)
         terms, bound = {}, torch.zeros((), dtype=x.dtype, device=x.device)

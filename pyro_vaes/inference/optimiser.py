@@ -1,6 +1,6 @@
 """Which optimiser takes the steps: the one place that knows them by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from pyro_vaes.inference.adagrad import Adagrad
 from pyro_vaes.inference.adam import Adam
 
 Optimiser = Adam | Adagrad
-Rule = Callable[..., Optimiser]  # (parameters, lr, factors=...)
+Rule = Callable[..., Optimiser]  # (parameters, lr, factors=..., skips=...)
 BETAS = (0.9, 0.999)
 OPTIMISERS = ("adam", "adagrad")
 
@@ -55,16 +55,45 @@ def factors(pair: nn.Module) -> list[float]:
     >>> factors(pair)
     [3.0, 3.0, 1.0, 1.0]
     """
+    found = dict.fromkeys((name for name, p in pair.named_parameters() if p.requires_grad), 1.0)
+    for part, factor, its in _of_parts(pair, "rate_factors"):
+        found |= dict.fromkeys(its, number(f"the rate factor of {part}", factor, open_low=True))
+    return [] if set(found.values()) <= {1.0} else list(found.values())
+
+
+def skips(pair: nn.Module) -> list[str]:
+    """By what each parameter that learns skips a step, the name of an entry of ``Loss.seen``, or ""; empty for none.
+
+    A module inside of the pair, such as its objective, lets a part of itself skip steps where it says so:
+    ``skip_rules = {"discriminator": "skipped"}``, by the name of the part. Its loss then shows under that name, as a
+    tensor, 1 where the part is to stay as it is, with its moments and its count of steps, and 0 elsewhere.
+
+    Raises:
+        InputError: for a name without a parameter that learns.
+
+    >>> pair = nn.ModuleDict({"objective": nn.ModuleDict({"critic": nn.Linear(1, 1)}), "model": nn.Linear(1, 1)})
+    >>> skips(pair)
+    []
+    >>> pair["objective"].skip_rules = {"critic": "skipped"}
+    >>> skips(pair)
+    ['skipped', 'skipped', '', '']
+    """
+    found = dict.fromkeys((name for name, p in pair.named_parameters() if p.requires_grad), "")
+    for _, name, its in _of_parts(pair, "skip_rules"):
+        found |= dict.fromkeys(its, name)
+    return list(found.values()) if any(found.values()) else []
+
+
+def _of_parts(pair: nn.Module, attribute: str) -> Iterator[tuple[str, Any, list[str]]]:
+    """What the modules of a pair say of their parts: the part, what is said, and its parameters that learn."""
     learned = [name for name, p in pair.named_parameters() if p.requires_grad]
-    found = dict.fromkeys(learned, 1.0)
     for path, module in pair.named_modules():
-        for part, factor in getattr(module, "rate_factors", {}).items():
+        for part, value in getattr(module, attribute, {}).items():
             prefix = f"{path}.{part}".removeprefix(".")
             its = [name for name in learned if name == prefix or name.startswith(f"{prefix}.")]
             if not its:
-                raise InputError(f"rate_factors names {prefix!r}, which has no parameter that learns")
-            found |= dict.fromkeys(its, number(f"the rate factor of {prefix}", factor, open_low=True))
-    return [] if set(found.values()) <= {1.0} else list(found.values())
+                raise InputError(f"{attribute} names {prefix!r}, which has no parameter that learns")
+            yield prefix, value, its
 
 
 def suited(objective: Any, optimiser: str = "adam") -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """What a trained pair says about data: clean values, outlying entries, new samples."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,20 @@ class Cleaned:
     mask: Tensor
 
 
-class _AtMean(Messenger):
-    """Put every latent site at the mean of its distribution instead of drawing it; a class at the likeliest one."""
+class AtMean(Messenger):
+    """Put every latent site at the mean of its distribution instead of drawing it; a class at the likeliest one.
+
+    Args:
+        drawn: sites that are drawn all the same.
+    """
+
+    def __init__(self, drawn: Collection[str] = ()):
+        super().__init__()
+        self.drawn = drawn
 
     def _pyro_sample(self, msg):
-        if not msg["is_observed"] and msg["value"] is None and not hasattr(msg["fn"], "subsample_size"):
+        free = not msg["is_observed"] and msg["value"] is None and not hasattr(msg["fn"], "subsample_size")
+        if free and msg["name"] not in self.drawn:
             one_hot = isinstance(msg["fn"], OneHotCategorical)
             msg["value"], msg["done"] = msg["fn"].mode if one_hot else msg["fn"].mean, True
 
@@ -71,17 +81,17 @@ def reconstruct(
     # Bad data have been refused before; a recycled pass may lie outside of a binary likelihood's support.
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         for m in range(passes):
-            at_mean = _AtMean() if not (draw and m == passes - 1) else Messenger()
+            at_mean = AtMean() if not (draw and m == passes - 1) else Messenger()
             with at_mean:
                 q = poutine.trace(pair.guide).get_trace(x, y)
             p = poutine.trace(poutine.replay(pair.model, trace=q)).get_trace(x, y)
-            x = _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
-    return x, _finite(_recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
+            x = _finite(recorded(p, "mu", "mean"), p, "mean", "mu")
+    return x, _finite(recorded(p, "scale", "stddev"), p, "standard deviation", "scale")
 
 
 def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
     """Give the guide's latent sites of a batch, each at its mean given those before it: site -> (B, ...)."""
-    with _AtMean():
+    with AtMean():
         sites = prune_subsample_sites(poutine.trace(pair.guide).get_trace(x, y)).nodes
     found: dict[str, Any] = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
     return found
@@ -89,9 +99,9 @@ def codes_at_mean(pair: Pair, x: Tensor, y: Tensor | None = None) -> dict[str, T
 
 def decoded(pair: Pair, x: Tensor, y: Tensor | None, values: dict[str, Tensor]) -> Tensor:
     """Give the clean data of codes, (B, d): of sites that are given no value the model's mean is taken."""
-    with _AtMean():
+    with AtMean():
         p = poutine.trace(poutine.condition(pair.model, values)).get_trace(x, y)
-    return _finite(_recorded(p, "mu", "mean"), p, "mean", "mu")
+    return _finite(recorded(p, "mu", "mean"), p, "mean", "mu")
 
 
 def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
@@ -105,7 +115,7 @@ def _finite(value: Tensor, p: poutine.Trace, moment: str, site: str) -> Tensor:
     return value
 
 
-def _recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
+def recorded(p: poutine.Trace, site: str, attribute: str) -> Tensor:
     """A site that the model records, or what its likelihood has instead."""
     value: Any = p.nodes[site]["value"] if site in p.nodes else getattr(p.nodes["x"]["fn"], attribute)
     return value
@@ -332,7 +342,7 @@ def sample(
         p = poutine.trace(pair.model).get_trace(None, y, size=draws)
         if noise:
             return p.nodes["x"]["value"]  # type: ignore[return-value]
-        x = _recorded(p, "mu", "mean")
+        x = recorded(p, "mu", "mean")
         for _ in range(passes - 1):
             x, _ = reconstruct(pair, x, y, passes=1, draw=True)
     return x

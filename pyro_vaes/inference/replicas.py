@@ -19,7 +19,7 @@ from pyro_vaes.inference.compile import Engine
 from pyro_vaes.inference.compiler import inductor
 from pyro_vaes.inference.draws import take_out, use
 from pyro_vaes.inference.frozen import generators, held, program, values
-from pyro_vaes.inference.optimiser import Optimiser, Rule, factors, rule
+from pyro_vaes.inference.optimiser import Optimiser, Rule, factors, rule, skips
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Untraceable, cause, simplify, tensors, trace
 from pyro_vaes.inference.verify import Agreement, Step, compare, untouched
@@ -67,9 +67,12 @@ class Replicas(ByShape):
         self.generators = [Generator(device).manual_seed(seed) for seed in seeds]
         self.learned = _stacked([tensors(pair)[0] for pair in pairs])
         self.fixed = _stacked([tensors(pair)[1] for pair in pairs])
-        self.optimiser = (optimiser or rule("adam"))(self.learned, lrs[0], factors=factors(pairs[0]))
+        make, own = optimiser or rule("adam"), skips(pairs[0])
+        self.optimiser = make(self.learned, lrs[0], factors=factors(pairs[0]), skips=own)
         self.lrs = list(lrs)
-        self._each = [self._slice(r) for r in range(len(pairs))] if len(set(lrs)) > 1 else []
+        # One optimiser steps for all, unless they have rates of their own, or may skip steps, each when it must.
+        apart = len(set(lrs)) > 1 or bool(own)
+        self._each = [self._slice(r) for r in range(len(pairs))] if apart else []
         self._modules = list(pairs[0].modules())
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -213,7 +216,7 @@ class Replicas(ByShape):
             if not self._each:
                 self.optimiser.step(found)
             for run, one in enumerate(self._each):
-                one.step([None if g is None else g[run] for g in found])
+                one.step([None if g is None else g[run] for g in found], self._skipped(stats[run]))
             return stats
 
         return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x, self.generators)

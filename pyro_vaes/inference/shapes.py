@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vaes.errors import InputError
+from pyro_vaes.inference.optimiser import Optimiser
+from pyro_vaes.inference.tracing import SEEN
 from pyro_vaes.inference.verify import Agreement
 
 Gradients = Callable[[Tensor], tuple[list[Tensor | None], Tensor]]
@@ -44,6 +47,8 @@ class Shape:
 class ByShape(ABC):
     """Run a step for each shape of batch in the way that was chosen when the shape first came."""
 
+    names: tuple[str, ...]
+    optimiser: Optimiser
     _modules: list[torch.nn.Module]
     _cache: dict[tuple, Callable[[Tensor], Tensor]]
 
@@ -62,6 +67,16 @@ class ByShape(ABC):
         if run is None:
             run = self._cache[key] = self._whole(self._gradients(x), x)
         return run(x)
+
+    def _skipped(self, stats: Tensor) -> dict[str, Tensor]:
+        """Who skips this step, of the statistics (..., names): one number each for the optimiser."""
+        found = {}
+        for name in dict.fromkeys(self.optimiser.skips):
+            if name and f"{SEEN}{name}" not in self.names:
+                raise InputError(f"skip_rules names {name!r}, which the loss does not show (seen)")
+            if name:
+                found[name] = stats[..., self.names.index(f"{SEEN}{name}")]
+        return found
 
     @abstractmethod
     def _gradients(self, x: Tensor) -> Gradients: ...

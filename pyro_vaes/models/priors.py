@@ -1,4 +1,4 @@
-"""p(z) that is learned: mixtures, of Gaussians of their own or of the guide's."""
+"""p(z) that is learned: mixtures, of Gaussians of their own or of the guide's; or fitted to codes afterwards."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vaes.distributions import ChannelNormal
 from pyro_vaes.errors import InputError, number, whole
 
 
@@ -153,3 +154,72 @@ class VampPrior(nn.Module):
     def forward(self):
         loc, scale = self.encoder(self.inputs())
         return Mixture(dist.Categorical(logits=self.even), dist.Normal(loc, scale).to_event(1))
+
+
+class ChannelPrior(nn.Module):
+    r"""Give p(z), a Gaussian for every channel of a code, with a covariance between the channel's cells.
+
+    .. math:: p(z) = \prod_{k=1}^{c} \mathcal{N}(z_k; \mu_k, A_k A_k^\top)
+
+    Args:
+        channels: c. cells: m = height times width of the code; z is flat, channel after channel, c m entries.
+
+    It starts as N(0, I), and no gradient moves it: mu and A are buffers, which :meth:`place` sets.
+
+    Source: the "empirical cVAE" of Shang et al. (2017), 3.
+
+    >>> ChannelPrior(3, cells=4)().event_shape
+    torch.Size([12])
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+
+    def __init__(self, channels: int, cells: int):
+        super().__init__()
+        whole("channels", channels), whole("cells", cells)
+        self.register_buffer("loc", torch.zeros(channels, cells))
+        self.register_buffer("scale_tril", torch.eye(cells).repeat(channels, 1, 1))
+
+    def place(self, mean: Tensor, covariance: Tensor, jitter: float = 1e-6) -> None:
+        r"""Set mean and covariance of every channel.
+
+        .. math:: A_k A_k^\top = \Sigma_k + j_k I, \qquad
+                  j_k = \tfrac32 \max\Big(0,\;
+                  \mathrm{jitter} \cdot \frac{\mathrm{tr}\, \Sigma_k}{m} - \lambda_{\min}(\Sigma_k)\Big)
+
+        From N codes, N not above the number of cells, a covariance is singular, and p(z) no density. So no eigenvalue
+        stays below ``jitter`` times their mean; of a covariance that has none below, nothing is changed.
+
+        Args:
+            mean: (c, m). covariance: (c, m, m), symmetric, without negative eigenvalues but for rounding.
+            jitter: above 0. Where a channel has no variance at all, it is its own: a narrow spike.
+
+        Raises:
+            InputError: for other shapes, or values that are not finite.
+
+        >>> prior = ChannelPrior(1, cells=2)
+        >>> prior.place(torch.zeros(1, 2), torch.tensor([[[4.0, 0.0], [0.0, 9.0]]]))
+        >>> prior.scale_tril
+        tensor([[[2., 0.],
+                 [0., 3.]]])
+        """
+        cells, relative = self.loc.shape[1], number("jitter", jitter, open_low=True)
+        for name, value, shape in (("mean", mean, self.loc.shape), ("covariance", covariance, self.scale_tril.shape)):
+            if not isinstance(value, Tensor) or value.shape != shape or not torch.isfinite(value).all():
+                what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise InputError(f"{name} is {what}: it must be finite, of shape {tuple(shape)}")
+        covariance = covariance.double()
+        values = torch.linalg.eigvalsh(covariance)
+        floor = relative * values.mean(1)
+        floor = torch.where(floor > 0, floor, relative)
+        added = (floor - values[:, 0]).clamp(min=0)
+        identity = torch.eye(cells, dtype=covariance.dtype, device=covariance.device)
+        # Half as much again where it is needed: exactly at the floor, rounding could end below 0.
+        factor = torch.linalg.cholesky(covariance + 1.5 * added[:, None, None] * identity)
+        with torch.no_grad():
+            self.loc.copy_(mean)
+            self.scale_tril.copy_(factor)
+
+    def forward(self):
+        return ChannelNormal(self.loc, self.scale_tril)

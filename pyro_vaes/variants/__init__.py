@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from pyro_vaes.errors import unknown
 from pyro_vaes.pair import Pair
+from pyro_vaes.variants.adversarial import crvae_gan, vae_gan
 from pyro_vaes.variants.channel import bcvae, conv_vae, crvae, cvae_conv
 from pyro_vaes.variants.classical import beta_vae, dvae, gamma_vae, gaussian_vae, iwae, l2_vae, lc_vae, vae
 from pyro_vaes.variants.conditional import cvae, structured_cvae
 from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
+from pyro_vaes.variants.empirical import empirical_cvae
 from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.generators import wae_gan, wae_mmd
 from pyro_vaes.variants.identifiable import ica_vae
@@ -44,7 +46,7 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
         mixture_vae, vamp_vae, cvae, structured_cvae, gaussian_vae, l2_vae, gamma_vae, lc_vae, memoriser,
         ic_vae, indexed_ic_vae, affine_ic_vae, t_vae, datum_t_vae, rvae, ric_vae, r_l2_vae, rlc_vae,
         autoencoder, induced_ae, wae_mmd, wae_gan, two_stage_vae, affine_vae, ica_vae, m2_vae,
-        conv_vae, cvae_conv, bcvae, crvae,
+        conv_vae, cvae_conv, bcvae, crvae, vae_gan, crvae_gan, empirical_cvae,
     )
 }  # fmt: skip
 

@@ -1,0 +1,104 @@
+"""Which entries of data are seen, and what stands in for the others: hidden entries are never read."""
+
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vaes.errors import InputError, said
+from pyro_vaes.inference.densities import seed_at
+from pyro_vaes.inference.guard import as_batch, check_data
+from pyro_vaes.inference.posterior import recorded
+from pyro_vaes.pair import Pair, _Representative
+
+# Values that some likelihood or other takes.
+COMMON = (0.0, 0.5, 1.0)
+
+
+def checked(pair: Pair, x: Any, mask: Any) -> tuple[Tensor, Tensor]:
+    """Give data whose hidden entries hold a harmless number, and the mask as (B, d) bool, True where seen.
+
+    Args:
+        x: (B, d), in the pair's range, or uint8 pixels; whatever stands at hidden entries is not looked at.
+        mask: (d,) or (B, d): 1 or True is SEEN, 0 or False is HIDDEN.
+
+    Raises:
+        InputError: for a mask that is none, that hides nothing at all or hides a whole datum, and for bad seen entries.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> checked(l2_vae(3, 2, (4,)), torch.tensor([[0.5, torch.nan, 1.0]]), [1, 0, 1])
+    (tensor([[0.5000, 0.0000, 1.0000]]), tensor([[ True, False,  True]]))
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2 or not len(x):
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    seen = checked_mask(mask, x)
+    rows = as_batch(x)
+    rows = torch.where(seen, rows, torch.full_like(rows, _harmless(pair)))
+    check_data(pair, rows)
+    return rows, seen
+
+
+def checked_mask(mask: Any, x: Tensor) -> Tensor:
+    """Give a mask as (B, d) bool on the device of x, or refuse it.
+
+    >>> checked_mask(torch.ones(2), torch.zeros(3, 2))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: the mask hides nothing: its entries are 1 where x is seen and 0 where it is hidden
+    """
+    try:
+        given = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"the mask is {said(mask)}: it must be an array of 0 (hidden) and 1 (seen)") from None
+    shapes = ((x.shape[1],), tuple(x.shape))
+    if tuple(given.shape) not in shapes:
+        raise InputError(f"the mask has shape {tuple(given.shape)}: it must be {shapes[0]} or {shapes[1]}, as x is")
+    if given.is_complex() or not bool(((given == 0) | (given == 1)).all()):
+        raise InputError("the mask holds other values than 0 (hidden) and 1 (seen)")
+    seen = given.to(x.device).bool().expand(x.shape)
+    if seen.all():
+        raise InputError("the mask hides nothing: its entries are 1 where x is seen and 0 where it is hidden")
+    blind = ~seen.any(1)
+    if blind.any():
+        raise InputError(
+            f"the mask hides all of row {int(blind.nonzero()[0])}: 1 is seen, 0 is hidden; new data are drawn by sample"
+        )
+    return seen
+
+
+def _harmless(pair: Pair) -> float:
+    """A value that the likelihood takes, so that a check of all entries is one of the seen ones."""
+    of: Any = pair.traces()[1].nodes["x"]["fn"].support
+    family = getattr(of, "base_constraint", of)
+    low, high = pair.range or (float("-inf"), float("inf"))
+    fits = [v for v in COMMON if low <= v <= high and bool(family.check(torch.tensor(v)).all())]
+    return fits[0] if fits else low if pair.range else COMMON[0]
+
+
+def filling(pair: Pair, x: Tensor, y: Tensor | None, fill: Any, seed: int, codes: int = 64) -> Tensor:
+    """What stands in for hidden entries before a completion is known: what was given, or the model's mean, (B, d).
+
+    Raises:
+        InputError: for a fill of another shape, or one that is not finite.
+    """
+    if fill is not None:
+        if not isinstance(fill, Tensor) or tuple(fill.shape) not in ((x.shape[1],), tuple(x.shape)):
+            shape = tuple(fill.shape) if isinstance(fill, Tensor) else type(fill).__name__
+            raise InputError(f"fill is {shape}: it must be a tensor ({x.shape[1]},) or {tuple(x.shape)}")
+        found = as_batch(fill).to(x).expand(x.shape)
+        if not found.isfinite().all():
+            raise InputError("fill is not finite everywhere: the guide is shown it")
+        return found
+    seed_at(seed, 9)
+    # Without a condition all data have one mean.
+    rows = x[:1] if y is None else x
+    program = pyro.plate("particles", codes, dim=-2)(pair.model)
+    with _Representative():
+        trace = prune_subsample_sites(poutine.trace(program).get_trace(rows, y))
+    return recorded(trace, "mu", "mean").expand(codes, *rows.shape).mean(0).expand(x.shape)
