@@ -47,7 +47,7 @@ def test_claims_can_go_both_ways(better):
     noise = np.array([0.0, 0.01, -0.01])
     rows = [
         {"data": "frey", "row": name, "reconstruction": list(noise + (i if name != "cVAE" else 0)),
-         **dict.fromkeys(("frechet", "right", "eyes", "mouth"), list(noise + i))}
+         **{key: list(noise + i) for key in ("frechet", "right", "eyes", "mouth")}}
         for i, name in enumerate(ranks if better else reversed(ranks))
     ]  # fmt: skip
     found = {v["claim"]: v["verdict"] for v in experiment.verdicts(rows, "frey")}
