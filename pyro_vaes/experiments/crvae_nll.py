@@ -246,8 +246,8 @@ def table(result: dict[str, Any]) -> str:
     names = "row, beta, -log p(x), Monte-Carlo error, k-hat > 0.7, annealing lowers it by, -ELBO, active units"
     end = (
         f"The first {settings['test']} test digits ({settings['test note']}), {settings['samples']} importance "
-        f"samples, {len(settings['seeds'])} seeds with the half width of their 95 % interval, {settings['steps']} steps "
-        f"of {settings['batch_size']}. The Monte-Carlo error is one training's; annealing is of the first seed and the "
-        f"first {settings['annealed']} digits."
+        f"samples, {len(settings['seeds'])} seeds with the half width of their 95 % interval, {settings['steps']} "
+        f"steps of {settings['batch_size']}. The Monte-Carlo error is one training's; annealing is of the first seed and "
+        f"the first {settings['annealed']} digits."
     )
     return f"{markdown_table([*names.split(', '), 'parameters', 'minutes', 'published'], rows)}\n\n{end}"
