@@ -247,7 +247,7 @@ def table(result: dict[str, Any]) -> str:
     end = (
         f"The first {settings['test']} test digits ({settings['test note']}), {settings['samples']} importance "
         f"samples, {len(settings['seeds'])} seeds with the half width of their 95 % interval, {settings['steps']} "
-        f"steps of {settings['batch_size']}. The Monte-Carlo error is one training's; annealing is of the first seed and "
-        f"the first {settings['annealed']} digits."
+        f"steps of {settings['batch_size']}. The Monte-Carlo error is one training's; annealing is of the first seed "
+        f"and the first {settings['annealed']} digits."
     )
     return f"{markdown_table([*names.split(', '), 'parameters', 'minutes', 'published'], rows)}\n\n{end}"
