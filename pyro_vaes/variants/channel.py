@@ -42,8 +42,8 @@ def conv_vae(
     The baseline of its family: a convolutional trunk down to a small grid, fully connected to the code and back.
     ``hidden``: filters per halving; by default 32, 64, 128, 128, ... until the longer side has at most 4 pixels.
     ``shape``: (height, width), or (channels, height, width), any sizes; None is a square. ``latent_dim``: by default 64
-    for every cell of that grid, 1024 for 28 x 28. ``sd``: None for binary data, else the standard deviation of pixels in [0, 1]
-    around a mean in [0, 1]; the paper's weight alpha of the KL beside a mean square on [-1, 1] is
+    for every cell of that grid, 1024 for 28 x 28. ``sd``: None for binary data, else the standard deviation of
+    pixels in [0, 1] around a mean in [0, 1]; the paper's weight alpha of the KL beside a mean square on [-1, 1] is
     ``beta`` = alpha channels height width / (8 sd^2). Departs from the paper: one trunk for all sizes, its MNIST's
     (G.1 and G.2 do not reach 4 x 4 from 64 pixels, nor 28 from 4).
 
