@@ -1,9 +1,11 @@
 """Bad input to the channel family, its adversarial forms, its priors and its views."""
 
+import numpy as np
 import pytest
 import torch
 
 import pyro_vaes as pv
+from pyro_vaes.cli import main
 from pyro_vaes.errors import InputError
 
 GAN = {"hidden": (4,), "discriminator_filters": (3,), "discriminator_hidden": 4}
@@ -22,7 +24,7 @@ def test_fakes_are_one_word(fakes):
 
 
 @pytest.mark.parametrize("name", ["conv_vae", "vae_gan", "ae_classifier", "vae_classifier"])
-@pytest.mark.parametrize(("sd", "said"), [(1e200, "at most 1e"), (1e-200, "at least 1e-12"), (0, "above 0")])
+@pytest.mark.parametrize(("sd", "said"), [(1e200, "at most 1e6"), (1e-200, "at least 1e-06"), (0, "at least 1e-06")])
 def test_a_scale_has_a_square(name, sd, said):
     with pytest.raises(InputError, match=f"^sd is .*{said}"):
         getattr(pv, name)(64, hidden=(4,), sd=sd)
@@ -73,3 +75,42 @@ def test_effects_refuse_a_shape(crvae, shape):
 def test_views_refuse_no_codes(crvae):
     with pytest.raises(InputError, match="x is empty"):
         pv.evolve(crvae, x={name: torch.zeros(0, 16) for name in ("z_1", "z_2")})
+
+
+def test_a_prior_that_is_fitted_later_starts_anew():
+    plain, empirical = pv.cvae_conv(64, 32, hidden=(4,)), pv.empirical_cvae(64, 32, hidden=(4,))
+    pv.warm_start(empirical, plain)
+    x = (torch.rand(30, 64) > 0.5).float()
+    assert torch.equal(empirical.guide.encoder.loc[0].weight, plain.guide.encoder.loc[0].weight)
+    pv.fit_prior(empirical, x)
+    again, back = pv.empirical_cvae(64, 32, hidden=(4,)), pv.cvae_conv(64, 32, hidden=(4,))
+    pv.warm_start(again, empirical)
+    pv.warm_start(back, empirical)
+    assert not again.model.prior.loc.any() and not back.model.prior.loc.any()
+    assert empirical.model.prior.loc.any()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "judged"
+    few = ["--steps", "1", "--limit", "40", "--device", "cpu", "--engine", "eager", "--out", str(folder)]
+    assert main(["fit", "vae_classifier", "--hidden", "[2]", "--latent_dim", "2", "--filters", "[2]", *few]) == 0
+    return folder
+
+
+def test_views_of_a_generator_beside_a_classifier_know_no_labels(judged, capsys):
+    assert main(["interpolate", str(judged), "--rows", "0,1,2,3", "--steps", "2"]) == 0
+    pair, x = pv.Run.open(judged).pair(), pv.load("digits", limit=4).x
+    found = np.load(judged / "interpolate.npz")["images"]
+    assert np.array_equal(found.reshape(2, 2, 64), pv.interpolate(pair, x, 2).numpy())
+    assert main(["interpolate", str(judged), "--steps", "2"]) == 0
+    assert np.array_equal(np.load(judged / "interpolate.npz")["images"], found)
+    capsys.readouterr()
+    assert main(["resample", str(judged), "--label", "3"]) == 2
+    assert "draws no image by its label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("path", "said"), [("great", "unknown path"), ("spherical", "that is of one block")])
+def test_a_path_is_of_one_block(judged, path, said, capsys):
+    assert main(["interpolate", str(judged), "--path", path]) == 2
+    assert said in capsys.readouterr().err

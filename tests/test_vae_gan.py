@@ -397,7 +397,7 @@ def test_the_default_weight_is_the_paper_s():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"sd": None}, "sd is None"), ({"sd": 0.0}, "above 0"), ({"weight": -1.0}, "at least 0"),
+        ({"sd": None}, "sd is None"), ({"sd": 0.0}, "at least 1e-06"), ({"weight": -1.0}, "at least 0"),
         ({"fakes": "none"}, "unknown fakes"), ({"threshold": 2}, "at most 1"), ({"rate": 0}, "above 0"),
         ({"discriminator_filters": ()}, "one stage"), ({"discriminator_hidden": (5,)}, "whole number"),
         ({"shape": (3, 3)}, "data_dim is 64"), ({"beta": [1.0]}, "beta"),

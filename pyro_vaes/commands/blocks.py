@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vaes.commands.files import condition_for, data_of, is_image, quadrants_of, write_array, write_figure
 from pyro_vaes.commands.labels import seen_labels
-from pyro_vaes.errors import InputError, said, whole
+from pyro_vaes.errors import InputError, said, unknown, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,12 @@ def do_interpolate(
         seed: of the draws.
     """
     from pyro_vaes.evaluation import block_plots
-    from pyro_vaes.evaluation.blocks import interpolate, interpolate_block
+    from pyro_vaes.evaluation.blocks import PATHS, interpolate, interpolate_block
 
+    if path not in PATHS:
+        raise unknown("path", path, PATHS)
+    if block is None and path != PATHS[0]:
+        raise InputError(f"path is {path}: that is of one block, and without --block the way is always spherical")
     if block is not None:
         view = _view(run, draws, rows, label)
         found = interpolate_block(view.pair, block, steps, draws, view.y, x=view.x, path=path, seed=seed)
@@ -149,9 +153,12 @@ def _view(run: str, draws: int, rows: str | None, label: int | None, four: bool 
 
     folder, chosen = Run.open(run), _rows(rows)
     pair, condition = folder.pair(), folder.config["condition"]
-    labelled = bool(pair.condition_dim) and condition in (None, "labels")
+    # Where labels are the discriminator's, codes and images know nothing of them.
+    blind = callable(getattr(pair.objective, "probabilities", None))
+    labelled = bool(pair.condition_dim) and condition in (None, "labels") and not blind
     if label is not None and not labelled:
-        raise InputError(f"label is {label}: {folder.path} was not trained with labels")
+        why = "draws no image by its label" if blind else "was not trained with labels"
+        raise InputError(f"label is {label}: {folder.path} {why}")
     if label is not None and whole("label", label, low=0) >= pair.condition_dim:
         raise InputError(f"label is {label}: labels of {pair.name} are 0 to {pair.condition_dim - 1}")
     if label is not None and chosen is not None:
@@ -165,7 +172,7 @@ def _view(run: str, draws: int, rows: str | None, label: int | None, four: bool 
         return _View(folder, pair, None, y, None, None, shape, title)
     dataset, x, _ = data_of(folder)
     parts = quadrants_of(condition, dataset, x)
-    given: Tensor | None = dataset.y if parts is None else parts.y
+    given: Tensor | None = None if blind else dataset.y if parts is None else parts.y
     shape, x = (shape, x) if parts is None else (dataset.shape, parts.x)
     every = condition_for(pair, condition, x, seen_labels(folder, pair, given, None), dataset.name)
     if four and chosen is None and labelled and every is not None:

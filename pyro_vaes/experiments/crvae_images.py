@@ -3,7 +3,9 @@
 Protocol: every pair is trained on images in [0, 1] with N(mu, 0.1^2) and beta = 1, same trunk, same number of latent
 entries, same rate, which falls to zero along a cosine; the adversarial pairs have the same beside a discriminator.
 The paper's ratios are kept: a generator's loss 33 times as heavy as the KL (beta_D = .01 to alpha = .0003), and in
-crVAE-GAN a KL of the last five of eight blocks that is two thirds as heavy (.0002), as in the authors' code. Measured on images that were held out: the mean squared error of reconstructions; the Frechet distance of as many
+crVAE-GAN a KL of the last five of eight blocks that is two thirds as heavy (.0002), as in the authors' code.
+
+Measured on images that were held out: the mean squared error of reconstructions; the Frechet distance of as many
 samples to them, in 32 principal components of histograms of oriented gradients of the training images (no network and
 no labels, so no FID: compare within a column only; ``data`` is what the training images themselves get); and the mean
 squared error of hidden pixels when the right half, the eyes or the mouth of an image is hidden and the code is found by
@@ -12,8 +14,8 @@ The mean image and the training image that is nearest in what is seen are there 
 
 Scales: ``quick`` is the Frey faces (28 x 20, held out at random, so that neighbours in time are on both sides) and
 CIFAR-10's birds (3 x 32 x 32), an eighth of the paper's filters and channels, few steps; ``paper`` is CelebA at 64 and
-128 pixels with the paper's networks, where the data are there. CelebA's crop is the central 140 x 140 pixels; the paper does not
-say its own. No flips. The Birds of the paper are three data sets under licences of their own: not reproduced.
+128 pixels with the paper's networks, where the data are there. CelebA's crop is the central 140 x 140 pixels; the paper
+does not say its own. No flips. The Birds of the paper are three data sets under licences of their own: not reproduced.
 
 Departs from the paper: its pictures are judged by eye; all numbers here are ours. See ``vae_gan`` for the discriminator
 and ``complete`` for Eq. 5. Regions are cut at fixed shares of the image, also for birds, which have no eyes there.

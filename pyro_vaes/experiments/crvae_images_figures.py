@@ -21,7 +21,7 @@ def figures(result: dict[str, Any], scale: str) -> dict[str, Figure]:
     """All figures by name, one set for every data set."""
     found = {"measures": measures(result, scale)}
     for name, methods in result["pictures"].items():
-        shape = result["settings"].get("shapes", SHAPES)[name]
+        shape = SHAPES[name]
         short = name.replace(" ", "")
         title = f"{name}, {scale} scale, {result['settings']['steps']} steps"
         one = methods["crVAE-GAN"]

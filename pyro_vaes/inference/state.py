@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
+from pyro_vaes.models.priors import ChannelPrior
 from pyro_vaes.pair import Pair
+
+PRIOR = "model.prior."
 
 
 def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -30,13 +33,20 @@ def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None
 def warm_start(pair: Pair, other: Pair) -> None:
     """Copy the parameters of a trained pair that has the same networks, such as ``ic_vae`` into ``ric_vae``.
 
+    A prior that is fitted to codes after training (``empirical_cvae``) is neither given nor taken: training is under
+    N(0, I).
+
     Raises:
         InputError: if a network is missing in the other pair or has another shape.
 
     >>> from pyro_vaes.variants import ic_vae, ric_vae
     >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
     """
-    load_state(pair, {f"pair.{name}": tensor for name, tensor in state(other).items()}, other.name)
+    tensors = state(other)
+    if any(isinstance(getattr(p.model, "prior", None), ChannelPrior) for p in (pair, other)):
+        own = {name: tensor for name, tensor in state(pair).items() if name.startswith(PRIOR)}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PRIOR)} | own
+    load_state(pair, {f"pair.{name}": tensor for name, tensor in tensors.items()}, other.name)
 
 
 def state(pair: Pair) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ class LatentBlocks(PyroModule):
         recurrence: f, z (..., T, k / T) -> u (..., T, m), recorded as the deterministic site ``u``.
         likelihood: u as a vector (..., T m) -> p(x | u).
 
-    Source: Shang et al. (2017), 3. Their Eq. 2 and Prop. A.1 draw u given z, as if it were random, and split the
-    logarithm of an integral over all blocks into a sum over blocks; we take that as an intuition for why each step may
-    be easier, and leave u what "in practice" it is there too, deterministic.
+    Source: Shang et al. (2017), 3. Their Eq. 2 and Prop. A.1 bound log p(u) for a u that is random, observed, and given
+    u_{t-1} and z_t independent of what came before. Here u is deterministic, as it is "in practice" there, an LSTM's
+    u_t depends on all of z_1 ... z_t, and what is bounded is log p(x): we take the proposition as an intuition for why
+    each step may be easier, not as this model's bound.
 
     >>> from pyro_vaes.models.likelihoods import BernoulliPixels
     >>> from pyro_vaes.models.prior import StandardPrior

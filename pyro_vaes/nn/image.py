@@ -99,7 +99,8 @@ class ImageHead(nn.Sequential):
     Args:
         shape, filters: the *trunk's*.
 
-    Source: Shang et al. (2017), G.2, MNIST, which lists four doublings of 4 pixels to 28: these are three.
+    Source: Shang et al. (2017), G.2, MNIST, which lists four doublings of 4 pixels to 28: these are three. Nothing
+    stands between the last convolution and the image, where G.2 has a batch norm and a leaky ReLU before the sigmoid.
 
     >>> ImageHead((1, 28, 20), (4, 6))(torch.zeros(2, 12, 7, 5)).shape
     torch.Size([2, 1, 28, 20])

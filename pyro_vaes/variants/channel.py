@@ -40,17 +40,17 @@ def conv_vae(
     Shang, Sohn, Akata & Tian 2017.
 
     The baseline of its family: a convolutional trunk down to a small grid, fully connected to the code and back.
-    ``hidden``: filters per halving; by default 32, 64, 128, ... until the longer side has at most 4 pixels. ``shape``:
-    (height, width), or (channels, height, width), any sizes; None is a square. ``latent_dim``: by default 64 for every
-    cell of that grid, 1024 for 28 x 28. ``sd``: None for binary data, else the standard deviation of pixels in [0, 1]
-    around a mean in [0, 1]; the paper's weight alpha of the KL beside a mean square on [-1, 1] is
+    ``hidden``: filters per halving; by default 32, 64, 128, 128, ... until the longer side has at most 4 pixels.
+    ``shape``: (height, width), or (channels, height, width), any sizes; None is a square. ``latent_dim``: by default 64
+    for every cell of that grid, 1024 for 28 x 28. ``sd``: None for binary data, else the standard deviation of
+    pixels in [0, 1] around a mean in [0, 1]; the paper's weight alpha of the KL beside a mean square on [-1, 1] is
     ``beta`` = alpha channels height width / (8 sd^2). Departs from the paper: one trunk for all sizes, its MNIST's
     (G.1 and G.2 do not reach 4 x 4 from 64 pixels, nor 28 from 4).
 
     >>> conv_vae(data_dim=64, hidden=(8,)).model(size=5).shape
     torch.Size([5, 64])
     """
-    plan = _plan(data_dim, latent_dim, hidden, shape, any_width=True)
+    plan = _plan(data_dim, latent_dim, hidden, shape, sd, any_width=True)
     encoder = ImageEncoder(plan.image, plan.trunk(), plan.dense(), plan.dense())
     lift = nn.Sequential(nn.Linear(plan.width, math.prod(plan.grid)), nn.Unflatten(-1, plan.grid))
     return _one_code(plan, encoder, lift, sd, beta, "conv_vae")
@@ -67,13 +67,14 @@ def cvae_conv(
     """p: that of ``conv_vae`` | q: its, the code a grid of channels, nothing fully connected | ELBO | S2 3, G.3 (cVAE).
 
     A code of c channels on the trunk's grid, ``latent_dim`` = c height width (c = 64 by default), channel by channel.
-    Each entry sees a part of the image only, which is why draws from N(0, I) have parts that do not belong together.
+    Codes of data are correlated from cell to cell, draws from N(0, I) are not, and nothing on the way back mixes all
+    cells at once: such draws have parts that do not belong together.
     Arguments: see ``conv_vae``.
 
     >>> cvae_conv(data_dim=64, hidden=(8,)).model(size=5).shape
     torch.Size([5, 64])
     """
-    plan = _plan(data_dim, latent_dim, hidden, shape)
+    plan = _plan(data_dim, latent_dim, hidden, shape, sd)
     c, (channels, *cells) = plan.channels(), plan.grid
     encoder = ImageEncoder(plan.image, plan.trunk(), plan.conv(), plan.conv())
     lift = nn.Sequential(nn.Unflatten(-1, (c, *cells)), nn.Conv2d(c, channels, 3, 1, 1))
@@ -102,7 +103,8 @@ def bcvae(
     >>> pair.model(size=5).shape, pair.objective
     (torch.Size([5, 64]), ELBO(beta={'z_1': 1.5, 'z_2': 0.5}))
     """
-    plan = _plan(data_dim, latent_dim, hidden, shape, blocks)
+    _known("mean", mean, MEANS)
+    plan = _plan(data_dim, latent_dim, hidden, shape, sd, blocks)
     return _blocks(plan, plan.linear(False), plan.linear(True), mean, "paper", sd, _weights(beta, blocks), "bcvae")
 
 
@@ -130,7 +132,8 @@ def crvae(
 
     ``preset``: ``paper`` has one layer, and u as large as the features (4096), mu_0 added to it. ``repo`` is the
     authors' code: two layers, by default of as many units as a block of features has entries (512), u as large as z,
-    then mu_0, a convolution and a batch norm, and for the LSTMs a learning rate that is 1 / T of the others'. (It also
+    then mu_0, a convolution and a batch norm, and for the LSTMs a learning rate that is 1 / T of the others'; for MNIST
+    it has ``mean="dense"``, too. (It also
     clips gradients of the LSTMs at 5, entry by entry, in a loss averaged over pixels: not done here.)
 
     Other arguments: see ``bcvae``, ``conv_vae``.
@@ -138,10 +141,11 @@ def crvae(
     >>> crvae(data_dim=64, latent_dim=64, hidden=(8,), blocks=2).traces()[1].nodes["u"]["value"].shape
     torch.Size([2, 2, 128])
     """
-    plan = _plan(data_dim, latent_dim, hidden, shape, blocks)
-    _known("recurrence", recurrence, RECURRENCES)
-    _known("preset", preset, PRESETS)
-    if whole("particles", particles) > 1 and beta != 1.0:
+    for argument, value, known in (("recurrence", recurrence, RECURRENCES), ("preset", preset, PRESETS)):
+        _known(argument, value, known)
+    _known("mean", mean, MEANS)
+    plan = _plan(data_dim, latent_dim, hidden, shape, sd, blocks)
+    if whole("particles", particles) > 1 and not (isinstance(beta, int | float) and beta == 1):
         raise InputError(f"beta is {beta!r}: with {particles} particles the bound cannot be weighed by site")
     objective = ImportanceWeighted(particles) if particles > 1 else _weights(beta, blocks)
     inference, generation = (
@@ -197,10 +201,13 @@ def _plan(
     latent_dim: int | None,
     hidden: Sequence[int] | None,
     shape: Sequence[int] | None,
+    sd: float | None,
     blocks: int = 1,
     any_width: bool = False,
 ) -> _Plan:
     """Check all sizes, before any network is made."""
+    if sd is not None:
+        pixel_sd(sd)
     check_sizes(data_dim, 1 if latent_dim is None else latent_dim, () if hidden is None else hidden)
     image = image_shape(shape, data_dim)
     filters = filters_of(hidden, image)
@@ -221,8 +228,10 @@ def _known(name: str, value: object, known: Sequence[str]) -> None:
         raise unknown(name, str(value), list(known))
 
 
-def _weights(beta: float | Sequence[float] | Mapping[str, float], blocks: int) -> ELBO:
+def _weights(beta: float | Sequence[float], blocks: int) -> ELBO:
     """One weight of the KL for all blocks, or one for each."""
+    if isinstance(beta, Mapping):
+        raise InputError(f"beta is {beta!r}: it must be one number, or a list with one for each block")
     if isinstance(beta, str) or not isinstance(beta, Sequence):
         return ELBO(beta)
     if len(beta) != blocks:
@@ -231,22 +240,21 @@ def _weights(beta: float | Sequence[float] | Mapping[str, float], blocks: int) -
 
 
 def pixel_sd(sd: object) -> float:
-    """Give back the standard deviation of pixels, whose square must be a number of single precision.
+    """Give back the standard deviation of pixels in [0, 1], or refuse it.
 
     >>> pixel_sd(1e200)
     Traceback (most recent call last):
         ...
-    pyro_vaes.errors.InputError: sd is 1e+200: it must be at most 1e+12
+    pyro_vaes.errors.InputError: sd is 1e+200: it must be at most 1e6
     """
-    found = number("sd", sd, open_low=True)
-    if found > 1e12:
-        raise InputError(f"sd is {sd!r}: it must be at most 1e+12")
-    return number("sd", sd, 1e-12)
+    if number("sd", sd, 1e-6) > 1e6:
+        raise InputError(f"sd is {sd!r}: it must be at most 1e6")
+    return float(sd)  # type: ignore[arg-type]
 
 
 def _spread(sd: float | None) -> FixedScale | None:
     """The scale of real pixels; None for binary ones."""
-    return None if sd is None else FixedScale(pixel_sd(sd))
+    return None if sd is None else FixedScale(sd)
 
 
 def _one_code(plan: _Plan, encoder: nn.Module, lift: nn.Module, sd: float | None, beta: float, name: str) -> Pair:
@@ -269,7 +277,6 @@ def _blocks(
     name: str,
 ) -> Pair:
     """T blocks, given what turns features into their scales, and their codes into u."""
-    _known("mean", mean, MEANS)
     # The offset is the layer's bias.
     layer = plan.conv(bias=False) if mean == "conv" else plan.dense(bias=False)
     loc = nn.Sequential(layer, nn.Unflatten(-1, (plan.channels(), *plan.grid[1:])))
