@@ -114,3 +114,10 @@ def test_views_of_a_generator_beside_a_classifier_know_no_labels(judged, capsys)
 def test_a_path_is_of_one_block(judged, path, said, capsys):
     assert main(["interpolate", str(judged), "--path", path]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_weight_is_said_as_it_is():
+    assert "weight=12345678.9, threshold=0.1234567)" in repr(
+        pv.vae_gan(64, weight=12345678.9, threshold=0.1234567, **GAN).objective
+    )
+    assert repr(pv.vae_gan(64, **GAN).objective).endswith("weight=8)")

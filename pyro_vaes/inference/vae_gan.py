@@ -109,7 +109,7 @@ class VAEGAN(ELBO):
             "rate": (self._rate, 1.0),
         }  # fmt: skip
         changed = {name: value for name, (value, default) in given.items() if value != default}
-        said = (f"{name}={f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in changed.items())
+        said = (f"{name}={f'{v:.12g}' if isinstance(v, float) else repr(v)}" for name, v in changed.items())
         return f"VAEGAN({', '.join(said)})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
