@@ -26,7 +26,8 @@ class EmpiricalPrior(ELBO):
 
     The second step has no gradient and changes nothing but the prior: see :func:`fit_prior`. Training does it after its
     last step, before its last checkpoint (:func:`~pyro_vaes.inference.fit.fit` calls :meth:`finish`). What is shown on
-    the way is the bound under N(0, I), what is measured afterwards that under the fitted prior.
+    the way is the bound under N(0, I), what is measured afterwards that under the fitted prior. A pair that has been
+    fitted before starts from the prior that it has then: for N(0, I) build it anew.
 
     Args:
         beta, particles, sampled, exact, free_bits: of :class:`~pyro_vaes.inference.objective.ELBO`.
