@@ -1,5 +1,7 @@
 """Bad input to the channel family, its adversarial forms, its priors and its views."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +123,26 @@ def test_a_weight_is_said_as_it_is():
         pv.vae_gan(64, weight=12345678.9, threshold=0.1234567, **GAN).objective
     )
     assert repr(pv.vae_gan(64, **GAN).objective).endswith("weight=8)")
+
+
+def test_fit_knows_the_shape_of_its_images(tmp_path, capsys):
+    """A code on a grid needs it; another one than the images' is refused, since its rows would be cut elsewhere."""
+    x = np.random.default_rng(0).random((20, 3, 8, 4)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    words = ["--data", str(tmp_path / "x.npy"), "--steps", "2", "--batch_size", "5", "--hidden", "[4]", "--sd", "0.1"]
+    words += ["--latent_dim", "16", "--out"]
+    assert main(["fit", "conv_vae", *words, str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]["shape"] == [3, 8, 4]
+    capsys.readouterr()
+    assert main(["fit", "conv_vae", "--shape", "[8,4,3]", *words, str(tmp_path / "other")]) == 2
+    assert "the images are [3, 8, 4]" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_a_generator_beside_a_classifier_draws_no_image_by_its_label(tmp_path, capsys):
+    small = ["--hidden", "[4]", "--latent_dim", "16", "--filters", "[4]", "--steps", "2", "--limit", "50"]
+    run = str(tmp_path / "run")
+    assert main(["fit", "vae_classifier", "--labels", "20", "--out", run, *small]) == 0
+    capsys.readouterr()
+    assert main(["sample", run, "--draws", "3", "--label", "7", "--output", str(tmp_path / "s.npy")]) == 2
+    assert "draws no image by its label" in capsys.readouterr().err
+    assert main(["sample", run, "--draws", "3", "--output", str(tmp_path / "s.npy")]) == 0

@@ -105,7 +105,7 @@ def test_a_scatter_shows_the_two_dimensions_of_largest_variance_and_the_circles(
     labels = {"near": torch.arange(300) % 3}
     figure = latent_plots.scatter(z, labels=labels, title="t")
     near, far = figure.axes
-    assert (near.get_xlabel(), near.get_ylabel()) == ("$z_{2}$", "$z_{4}$")
+    assert (near.get_xlabel(), near.get_ylabel()) == ("entry 2 of z", "entry 4 of z")
     colours = near.collections[0].get_facecolors()
     assert len(colours) == 300 and len({tuple(c) for c in colours}) == 3 and (colours[0] == colours[3]).all()
     assert len(far.collections[0].get_facecolors()) == 1

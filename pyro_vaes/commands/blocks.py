@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyro_vaes.commands.files import condition_for, data_of, is_image, quadrants_of, write_array, write_figure
-from pyro_vaes.commands.labels import seen_labels
+from pyro_vaes.commands.labels import blind, seen_labels
 from pyro_vaes.errors import InputError, said, unknown, whole
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def do_evolve(run: str, draws: int = 8, rows: str | None = None, label: int | No
             coarse = "" if effects.coarse is None else f", {effects.coarse[i]:.0%} of it coarse (4 x 4 patches)"
             print(f"{site}: {effects.share[i]:.1%} of the variance of images hangs on it{coarse}")
         arrays |= {name: getattr(effects, name) for name in ("sites", "change", "error", "share", "coarse")}
-        title = f"{view.title}: {EFFECTS} draws of each block; lines: 95 % intervals"
+        title = f"{view.title}: {EFFECTS} draws of each block; lines: 95 % intervals; shares pass 100 % in all where blocks interact"
         write_figure(view.folder.path / "evolve-effects.png", block_plots.effects(effects, title=title))
     words = "block after block of the code, the others at 0"
     _write(view, "evolve", words, found, arrays, block_plots.evolution)
@@ -153,11 +153,10 @@ def _view(run: str, draws: int, rows: str | None, label: int | None, four: bool 
 
     folder, chosen = Run.open(run), _rows(rows)
     pair, condition = folder.pair(), folder.config["condition"]
-    # Where labels are the discriminator's, codes and images know nothing of them.
-    blind = callable(getattr(pair.objective, "probabilities", None))
-    labelled = bool(pair.condition_dim) and condition in (None, "labels") and not blind
+    unseen = blind(pair)
+    labelled = bool(pair.condition_dim) and condition in (None, "labels") and not unseen
     if label is not None and not labelled:
-        why = "draws no image by its label" if blind else "was not trained with labels"
+        why = "draws no image by its label" if unseen else "was not trained with labels"
         raise InputError(f"label is {label}: {folder.path} {why}")
     if label is not None and whole("label", label, low=0) >= pair.condition_dim:
         raise InputError(f"label is {label}: labels of {pair.name} are 0 to {pair.condition_dim - 1}")
@@ -172,7 +171,7 @@ def _view(run: str, draws: int, rows: str | None, label: int | None, four: bool 
         return _View(folder, pair, None, y, None, None, shape, title)
     dataset, x, _ = data_of(folder)
     parts = quadrants_of(condition, dataset, x)
-    given: Tensor | None = None if blind else dataset.y if parts is None else parts.y
+    given: Tensor | None = None if unseen else dataset.y if parts is None else parts.y
     shape, x = (shape, x) if parts is None else (dataset.shape, parts.x)
     every = condition_for(pair, condition, x, seen_labels(folder, pair, given, None), dataset.name)
     if four and chosen is None and labelled and every is not None:

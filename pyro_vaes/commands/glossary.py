@@ -5,18 +5,18 @@ from collections.abc import Iterable
 
 # An argument that means different things in two variants says both.
 GLOSSARY: dict[str, str] = {
-    "latent_dim": "entries of the code z.",
+    "latent_dim": "entries of the code z; of a code on a grid or in blocks, by default 64 channels of its cells.",
     "latent_dims": "entries of the codes z_1, z_2, ..., the first nearest to the data; latent_dim is then the last.",
     "hidden": "widths of the hidden layers of the encoder, or filters; the decoder has them in reverse.",
     "middle": "entries of z_1, the code between z_2 and the data.",
     "middle_hidden": "widths of the hidden layers between z_1 and z_2.",
     "activation": "tanh or relu.",
-    "beta": "weight of the KL term in what is minimised; 1 is the bound. Of blocks, one number or one for each.",
+    "beta": "weight of the KL term in what is minimised; 1 is the bound. Codes in blocks may have one for each.",
     "corruption": "what the encoder's input suffers in training: salt_and_pepper:FRACTION or impulse:FRACTION.",
     "particles": "K, the draws of the guide per datum.",
     "alpha": "of the Renyi bound, 0 for the importance-weighted one; of rvae, the share of clean entries to expect.",
     "estimator": "of the gradient: iwae, stl or dreg.",
-    "shape": "of one image, (H, W) or (C, H, W); a square of one channel where it is left out.",
+    "shape": "of one image, (H, W) or (C, H, W), such as [3,32,32]; left out, that of the data.",
     "flows": "layers of the flow.",
     "width": "of flows, units of the networks inside of a layer; elsewhere the largest outlier, in units of the data.",
     "bins": "pieces of the splines.",

@@ -35,6 +35,11 @@ def kept_labels(pair: "Pair", y: "Tensor | None", labels: int | None, seed: int)
         raise InputError(f"labels is {labels}: {error}") from None
 
 
+def blind(pair: "Pair") -> bool:
+    """Whether labels are the objective's alone: codes and images then know nothing of them."""
+    return callable(getattr(pair.objective, "probabilities", None))
+
+
 def seen_labels(folder: "Run", pair: "Pair", y: "Tensor | None", split: str | None) -> "Tensor | None":
     """Give the labels that a run was trained with, -1 for data whose label it has not seen: those of another split."""
     import torch

@@ -162,7 +162,7 @@ def drawn(
             dimensions=sorted(z.var(0).topk(2).indices.tolist()),
             labels={} if colours is None else {"aggregated posterior": colours},
             title=f"{title}; circles hold 50, 90, 99 % of N(0, I)",
-            name=found.site.partition("_")[0],
+            name=found.site,
         )
     if is_image(shape):
         figures["traversals"] = _traversals(pair, found, x[:1], None if y is None else y[:1], shape, title)

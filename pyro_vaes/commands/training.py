@@ -15,6 +15,7 @@ from pyro_vaes.commands.files import (
     read_data,
     write_figure,
 )
+from pyro_vaes.commands.images import with_shape
 from pyro_vaes.commands.labels import kept_labels
 from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
@@ -151,6 +152,7 @@ def do_fit(
                 "and make the data binary beforehand, such as binarise=threshold05"
             )
         arguments = _with_condition_dim(target, arguments, y.shape[1])
+    arguments = with_shape(target, arguments, shape)
     pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
     plan["betas"] = list(suited(pairs[0].objective, optimiser) if betas is None else betas)
     config = {

@@ -18,7 +18,7 @@ from pyro_vaes.commands.files import (
     write_array,
     write_figure,
 )
-from pyro_vaes.commands.labels import classification, seen_labels
+from pyro_vaes.commands.labels import blind, classification, seen_labels
 from pyro_vaes.commands.samples import check_samples, judged
 from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
@@ -300,6 +300,8 @@ def _to_draw(
     labels = bool(pair.condition_dim) and condition in (None, "labels")
     if label is not None and not labels:
         raise InputError(f"label is {label}: {folder.path} was not trained with labels")
+    if label is not None and blind(pair):
+        raise InputError(f"label is {label}: {folder.path} draws no image by its label")
     if not pair.condition_dim:
         return None, None, shape
     if labels:

@@ -63,7 +63,7 @@ def scatter(
             ax.plot(radius * np.cos(around), radius * np.sin(around), color=NEUTRAL, linewidth=1)
             ax.annotate(f"{share:.0%}", (0, -radius), fontsize=7, color=NEUTRAL, ha="center", va="center", bbox=paper)
         reach = max(reach, float(np.quantile(np.abs(shown), 0.995)) * 1.05)
-        ax.set_xlabel(f"${name}_{{{i + 1}}}$"), ax.set_ylabel(f"${name}_{{{j + 1}}}$")
+        ax.set_xlabel(f"entry {i + 1} of {name}"), ax.set_ylabel(f"entry {j + 1} of {name}")
         ax.set_title(label, fontsize=9, loc="left", color=NEUTRAL)
     for ax in axes:
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
