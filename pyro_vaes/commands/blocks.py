@@ -43,7 +43,8 @@ def do_evolve(run: str, draws: int = 8, rows: str | None = None, label: int | No
             coarse = "" if effects.coarse is None else f", {effects.coarse[i]:.0%} of it coarse (4 x 4 patches)"
             print(f"{site}: {effects.share[i]:.1%} of the variance of images hangs on it{coarse}")
         arrays |= {name: getattr(effects, name) for name in ("sites", "change", "error", "share", "coarse")}
-        title = f"{view.title}: {EFFECTS} draws of each block; lines: 95 % intervals; shares pass 100 % in all where blocks interact"
+        words = f"{EFFECTS} draws of each block; lines: 95 % intervals; shares pass 100 % in all where blocks interact"
+        title = f"{view.title}: {words}"
         write_figure(view.folder.path / "evolve-effects.png", block_plots.effects(effects, title=title))
     words = "block after block of the code, the others at 0"
     _write(view, "evolve", words, found, arrays, block_plots.evolution)
