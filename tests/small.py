@@ -1,4 +1,6 @@
-"""Small arguments for every variant, where the common ones do not do."""
+"""Small arguments for every variant, where the common ones do not do; and arrays of a file."""
+
+import numpy as np
 
 # Their data are 0 or 1.
 BINARY = {"vae", "iwae", "iwae_2", "ladder_vae", "skip_vae", "cnn_vae", "beta_vae", "dvae"} | {
@@ -33,3 +35,9 @@ def sizes(name, data_dim, latent_dim, hidden):
         "two_stage_vae": {"second_hidden": (5, 4)},
     }
     return arguments | own.get(name, {})
+
+
+def loaded(path):
+    """The arrays of an .npz file, which is closed again."""
+    with np.load(path) as arrays:
+        return dict(arrays)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small import loaded
 
 import pyro_vaes as pv
 from pyro_vaes.cli import main
@@ -48,14 +49,14 @@ def labelled(tmp_path_factory):
 
 
 def images(path):
-    return np.load(path)["images"]
+    return loaded(path)["images"]
 
 
 def test_evolve_writes_images_and_effects(run, capsys):
     assert main(["evolve", str(run), "--draws", "3"]) == 0
     out = capsys.readouterr().out
     assert "z_3: " in out and "of the variance of images hangs on it" in out
-    found = np.load(run / "evolve.npz")
+    found = loaded(run / "evolve.npz")
     assert found["images"].shape == (3, 4, 8, 8) and found["share"].shape == (3,) and found["coarse"].max() <= 1
     assert {p.name for p in run.glob("evolve*.png")} == {"evolve.png", "evolve-effects.png"}
     again = pv.evolve(pv.Run.open(run).pair(), 3)
@@ -77,7 +78,7 @@ def test_interpolate_takes_rows_or_a_block(run):
 
 def test_resample_keeps_what_it_started_from(run):
     assert main(["resample", str(run), "--block", "3", "--styles", "5", "--draws", "2", "--seed", "4"]) == 0
-    found, pair = np.load(run / "resample-3.npz"), pv.Run.open(run).pair()
+    found, pair = loaded(run / "resample-3.npz"), pv.Run.open(run).pair()
     assert found["images"].shape == (2, 5, 8, 8) and (run / "resample-3.png").exists()
     assert np.array_equal(found["start"].reshape(2, 64), pv.evolve(pair, 2, seed=4)[:, -1].numpy())
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small import loaded
 
 import pyro_vaes as pv
 from pyro_vaes.cli import main
@@ -31,7 +32,7 @@ def test_complete_writes_images_numbers_and_a_figure(run, tmp_path, capsys, meth
     out = capsys.readouterr().out
     assert "gaussian_vae: 3 data of digits, 32 entries hidden of each (right)" in out
     folder = tmp_path.__class__(run)
-    arrays = np.load(folder / "completion.npz")
+    arrays = loaded(folder / "completion.npz")
     found = json.loads((folder / "completion.json").read_text())
     assert found["rows"] == [0, 30, 59] and (folder / "completion.png").is_file()
     truth = pv.load("digits", limit=60).x[[0, 30, 59]].reshape(3, 8, 8).numpy()
@@ -58,7 +59,7 @@ def test_chains_report_r_hat_and_a_mask_of_ones_own(run, tmp_path, capsys):
 def test_what_was_made_dirty_is_measured_against_what_was_clean(tmp_path):
     run = fitted(tmp_path / "t", "t_vae", "--limit", "40", "--corrupt", "impulse:0.4")
     assert main(["complete", run, "--hide", "top", *FAST]) == 0
-    arrays = np.load(tmp_path / "t" / "completion.npz")
+    arrays = loaded(tmp_path / "t" / "completion.npz")
     clean = pv.load("digits", limit=40).x[arrays["rows"]].reshape(3, 8, 8).numpy()
     assert np.array_equal(arrays["truth"], clean)
     assert not np.array_equal(arrays["completion"][:, 4:], clean[:, 4:])  # seen pixels are the dirty ones

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small import loaded
 
 import pyro_vaes as pv
 from pyro_vaes.cli import main
@@ -103,10 +104,10 @@ def judged(tmp_path_factory):
 def test_views_of_a_generator_beside_a_classifier_know_no_labels(judged, capsys):
     assert main(["interpolate", str(judged), "--rows", "0,1,2,3", "--steps", "2"]) == 0
     pair, x = pv.Run.open(judged).pair(), pv.load("digits", limit=4).x
-    found = np.load(judged / "interpolate.npz")["images"]
+    found = loaded(judged / "interpolate.npz")["images"]
     assert np.array_equal(found.reshape(2, 2, 64), pv.interpolate(pair, x, 2).numpy())
     assert main(["interpolate", str(judged), "--steps", "2"]) == 0
-    assert np.array_equal(np.load(judged / "interpolate.npz")["images"], found)
+    assert np.array_equal(loaded(judged / "interpolate.npz")["images"], found)
     capsys.readouterr()
     assert main(["resample", str(judged), "--label", "3"]) == 2
     assert "draws no image by its label" in capsys.readouterr().err
