@@ -106,7 +106,8 @@ def effects(methods: dict[str, Any], title: str) -> Figure:
         ax.set_ylim(bottom=0)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize=8, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     figure.suptitle(f"{title}: what each block moves when it alone is drawn anew", fontsize=9, x=0.01, ha="left")
     return figure
 
