@@ -38,7 +38,7 @@ def test_the_whole_in_small(monkeypatch, in_this_process, tmp_path):
     assert {v["verdict"] for v in result["verdicts"]} <= {"held", "did not hold"}
     table = experiment.table(result)
     assert table.count("\n") == 1 + 7 + 3 + 2 and "nearest image" in table
-    assert len(list(tmp_path.glob("*.png"))) == 8
+    assert len(list(tmp_path.glob("*.png"))) == 9
 
 
 @pytest.mark.parametrize("better", [True, False])

@@ -105,7 +105,7 @@ def rows_of(found: dict[Any, Any], plan: dict[str, Any]) -> list[dict[str, Any]]
     """One row per data set and method, a list over seeds for every measure."""
     rows = []
     for name in plan["data"]:
-        for method in [*METHODS, EMPIRICAL]:
+        for method in ("VAE", "cVAE", EMPIRICAL, *list(METHODS)[2:]):
             source = "cVAE" if method == EMPIRICAL else method
             each = [found[name, source, seed]["measures"][method] for seed in plan["seeds"]]
             rows.append({"data": name, "row": method, **{key: [one[key] for one in each] for key in each[0]}})
@@ -241,7 +241,7 @@ def pictures(pairs: dict[str, Pair], method: str, test: Dataset, plan: dict[str,
     """Everything that the figures show of one method, as text."""
     pair, x = pairs[method], test.x[:SHOWN]
     found: dict[str, Any] = {"truth": packed(x), "reconstructed": packed(reconstruct(pair, x)[0])}
-    found["samples"] = {label: packed(sample(one, 4 * SHOWN, seed=1)) for label, one in pairs.items()}
+    found["samples"] = {label: packed(sample(one, 4 * SHOWN, seed=1)[:SHOWN]) for label, one in pairs.items()}
     if method in COMPLETE:
         made = [complete(pair, x[:4], hiding(r, test.shape), steps=plan["search"], restarts=2).mean for r in REGIONS]
         found["completed"] = {region: packed(one) for region, one in zip(REGIONS, made, strict=True)}

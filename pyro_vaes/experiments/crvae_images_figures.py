@@ -30,7 +30,8 @@ def figures(result: dict[str, Any], scale: str) -> dict[str, Figure]:
         found[f"evolution-{short}"] = block_plots.evolution(
             _images(one["evolved"], shape, 6), shape, title=f"crVAE-GAN, {title}: block by block"
         )
-        found[f"styles-{short}"] = blocks(one, shape, f"crVAE-GAN, {title}")
+        found[f"paths-{short}"] = paths(one, shape, f"crVAE-GAN, {title}")
+        found[f"styles-{short}"] = styles(one, shape, f"crVAE-GAN, {title}")
         found[f"effects-{short}"] = effects(methods, title)
         for method in ("VAE-GAN", "crVAE-GAN"):
             square = _images(methods[method]["interpolated"], shape, 7)
@@ -76,8 +77,16 @@ def completion(methods: dict[str, Any], shape: Sequence[int], title: str) -> Fig
     return image_rows(joined, shape, title=f"{title}: hidden parts (white) completed: {says}")
 
 
-def blocks(one: dict[str, Any], shape: Sequence[int], title: str) -> Figure:
-    """One block drawn anew, the others as they were: three images for each of three blocks."""
+def styles(one: dict[str, Any], shape: Sequence[int], title: str) -> Figure:
+    """One block drawn anew seven times, the others as they were: three images for each of three blocks."""
+    images = torch.cat([_images(text, shape, 3) for text in one["styles"].values()])
+    rows = [f"z_{t}, image {i + 1}" for t in one["styles"] for i in range(3)]
+    columns = [f"draw {i + 1}" for i in range(images.shape[1])]
+    return block_plots.grid(images, shape, columns=columns, rows=rows, title=f"{title}: only one block is drawn anew")
+
+
+def paths(one: dict[str, Any], shape: Sequence[int], title: str) -> Figure:
+    """One block on its way to a new draw, the others as they were: three images for each of three blocks."""
     images, rows = [], []
     for t, text in one["moved"].items():
         images.append(_images(text, shape, 3))
