@@ -26,8 +26,11 @@ def with_shape(target: str, arguments: dict[str, Any], shape: Sequence[int]) -> 
     if not is_image(shape) or "shape" not in inspect.signature(target_function(target)).parameters:
         return arguments
     given = arguments.get("shape")
-    if given is None:
+    # m2_vae has a shape for one of its two classifiers only.
+    if given is None and arguments.get("classifier") != "mlp":
         return {**arguments, "shape": list(shape)}
+    if given is None:
+        return arguments
     # One channel may be named or not.
     same = isinstance(given, Sequence) and [n for n in given[:-2] if n != 1] == [n for n in shape[:-2] if n != 1]
     if not same or list(given[-2:]) != list(shape[-2:]):
