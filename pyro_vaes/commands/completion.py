@@ -1,7 +1,6 @@
 """The command complete: what a trained run makes of images of which it sees a part."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from pyro_vaes.commands.files import (
     binarised_how,
     condition_for,
     data_of,
+    finite,
     is_image,
     modelled,
     write_array,
@@ -204,7 +204,7 @@ def _write(
     print(f"wrote {path}: {', '.join(arrays)}")
     path = folder.path / "completion.json"
     content = {**settings, **figures, "versions": folder.config.get("versions")}
-    write_atomically(path, (json.dumps(_finite(content), indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(finite(content), indent=2) + "\n").encode())
     print(f"wrote {path}")
     if not is_image(shape):
         return
@@ -218,12 +218,3 @@ def _write(
         title=title + warning,
     )  # fmt: skip
     write_figure(folder.path / "completion.png", figure)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

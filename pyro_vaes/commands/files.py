@@ -1,5 +1,6 @@
 """What the commands read and write."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,3 +169,16 @@ def device_of(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: this machine has none")
     return name
+
+
+def finite(value: Any) -> Any:
+    """Put None where a plain value is NaN or infinite, which JSON has not.
+
+    >>> finite({"a": [1.0, float("nan")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import condition_for, data_of, is_image, modelled, write_figure
+from pyro_vaes.commands.files import condition_for, data_of, finite, is_image, modelled, write_figure
 from pyro_vaes.commands.labels import seen_labels
 from pyro_vaes.errors import whole
 
@@ -62,7 +62,7 @@ def do_latent(
         print(line)
     path = folder.path / f"{stem}.json"
     content = {**figures, "split": split, "seed": seed, "versions": folder.config.get("versions")}
-    write_atomically(path, (json.dumps(_finite(content), indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(finite(content), indent=2) + "\n").encode())
     print(f"wrote {path}")
     title = f"{pair.name}, {dataset.name}: {len(x)} data"
     for name, figure in drawn(pair, found, x, y, dataset.y, shape, title).items():
@@ -197,12 +197,3 @@ def _listed(numbers: list[int]) -> str:
 
 def _span(values: list[float]) -> str:
     return f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else f"{values[0]:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
