@@ -30,14 +30,18 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+LAST = {"experiments", "cli", "commands"}
+AFTER_DATA = {"inference", "evaluation", "analysis", *LAST}
+PROGRAMS = {"models", "guides", "pair", "variants"}
 FORBIDDEN = {
-    "nn": {"models", "guides", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
-    "models": {"guides", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
-    "guides": {"models", "pair", "variants", "inference", "data", "evaluation", "experiments", "cli", "commands"},
-    "inference": {"evaluation", "experiments", "cli", "commands"},
-    "evaluation": {"experiments", "cli", "commands"},
+    "nn": {*PROGRAMS, "data", *AFTER_DATA},
+    "models": {"guides", "pair", "variants", "data", *AFTER_DATA},
+    "guides": {"models", "pair", "variants", "data", *AFTER_DATA},
+    "inference": {"evaluation", "analysis", *LAST},
+    "evaluation": {"analysis", *LAST},
+    "analysis": LAST,
     "experiments": {"cli", "commands"},
-    "data": {"models", "guides", "pair", "variants", "inference", "evaluation", "experiments", "cli", "commands"},
+    "data": {*PROGRAMS, *AFTER_DATA},
     "plates": {"models", "guides", "nn", "pair", "variants", "inference"},
     "distributions": {"models", "guides", "nn", "pair", "variants", "inference"},
 }

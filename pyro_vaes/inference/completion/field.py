@@ -8,7 +8,7 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import Independent, biject_to
+from torch.distributions import Independent
 from torch.nn.functional import softplus
 
 from pyro_vaes.inference.completion.sites import Layout
@@ -50,28 +50,15 @@ class Field:
 
     def __init__(self, pair: Pair, layout: Layout, x: Tensor, y: Tensor | None, seen: Tensor):
         self.pair, self.layout, self.x, self.y, self.seen = pair, layout, x, y, seen
-        self.bijections = {name: biject_to(support) for name, support in layout.supports.items()}
+        self.line = layout.line
 
     def values(self, state: Tensor) -> tuple[Values, Tensor]:
         """The free sites of a state, and the log-Jacobian, (R, B)."""
-        shapes = [torch.Size(shape) for shape in self.layout.free.values()]
-        found, jacobian = Values(), torch.zeros(state.shape[:-1], dtype=torch.float64, device=state.device)
-        for (name, part), shape in zip(
-            zip(self.layout.free, state.split([s.numel() for s in shapes], -1), strict=True), shapes, strict=True
-        ):
-            raw = part.reshape(*state.shape[:-1], *shape)
-            found[name] = raw
-            if self.layout.curved[name]:
-                found[name] = self.bijections[name](raw)
-                stretched = self.bijections[name].log_abs_det_jacobian(raw, found[name])
-                jacobian = jacobian + stretched.reshape(*state.shape[:-1], -1).double().sum(-1)
-        return found, jacobian
+        return self.line.values(state)
 
     def state(self, values: Values) -> Tensor:
         """The other way round: sites (R, B, ...) to a state (R, B, k)."""
-        raw = [self.bijections[n].inv(values[n]) if self.layout.curved[n] else values[n] for n in self.layout.free]
-        return torch.cat([v.reshape(-1, len(self.x), torch.Size(s).numel())
-                          for v, s in zip(raw, self.layout.free.values(), strict=True)], -1)  # fmt: skip
+        return self.line.state(values)
 
     def terms(self, state: Tensor) -> Terms:
         values, jacobian = self.values(state)

@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import pyro
 from torch import Tensor
-from torch.distributions import Independent, constraints
+from torch.distributions import Independent
 
 from pyro_vaes.distributions import Jeffreys
 from pyro_vaes.errors import InputError
 from pyro_vaes.inference.densities import check_plate, exact_sites, family, rehearsed
+from pyro_vaes.inference.real_line import RealLine, support_of
 from pyro_vaes.pair import Pair
 
 METHODS = ("optimise", "importance", "nuts")
@@ -19,13 +20,12 @@ class Layout(NamedTuple):
 
     Attributes:
         free: site -> shape of one value, in the model's order: what a code is made of.
-        supports: site -> its support. curved: site -> whether that is less than the whole real line.
+        line: how a code becomes a vector on the whole real line.
         entrywise: exact sites with one value for each entry of x, which are integrated out.
     """
 
     free: dict[str, tuple[int, ...]]
-    supports: dict[str, Any]
-    curved: dict[str, bool]
+    line: RealLine
     entrywise: tuple[str, ...]
 
 
@@ -59,7 +59,7 @@ def layout(pair: Pair, x: Tensor, y: Tensor | None, method: str = "optimise", sq
         _check_density(pair, p)
     if method == "importance":
         _check_guide(pair, q)
-    discrete = [name for name in latent if _support(p[name]).is_discrete]
+    discrete = [name for name in latent if support_of(p[name]).is_discrete]
     if discrete and not (pair.partial and y is not None and bool((y.sum(1) == 1).all())):
         hint = ", so give y, the label of every datum" if pair.partial else ""
         raise InputError(f"site {discrete[0]!r} of {pair.name} is discrete: a completion moves real numbers{hint}")
@@ -68,8 +68,7 @@ def layout(pair: Pair, x: Tensor, y: Tensor | None, method: str = "optimise", sq
         raise InputError(f"{pair.name} has no code that a completion could move")
     return Layout(
         {name: tuple(p[name]["fn"].event_shape) for name in latent},
-        {name: p[name]["fn"].support for name in latent},
-        {name: _support(p[name]) is not constraints.real for name in latent},
+        RealLine({name: p[name] for name in latent}),
         entrywise,
     )
 
@@ -102,8 +101,3 @@ def _by_entry(site: Any, observed: Any) -> bool:
     fn = site["fn"]
     independent = isinstance(fn, Independent) and fn.reinterpreted_batch_ndims == 1
     return independent and not fn.base_dist.event_shape and tuple(fn.event_shape) == tuple(observed.event_shape)
-
-
-def _support(site: Any) -> Any:
-    support = site["fn"].support
-    return getattr(support, "base_constraint", support)
