@@ -30,7 +30,7 @@ class Finding:
     question: str
     verdict: str
     said: str
-    numbers: Mapping[str, float | int | str | None | list] = field(default_factory=dict)
+    numbers: Mapping[str, float | int | str | list | None] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.verdict not in VERDICTS:
