@@ -59,6 +59,8 @@ _HOMES = {
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.analysis.psis": ["psis", "reweighted", "Smoothed", "Reweighted"],
+    "pyro_vaes.analysis.nuts": ["nuts", "Chains"], "pyro_vaes.analysis.gaps": ["gaps", "Gaps"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
