@@ -86,8 +86,8 @@ class OutlierPosterior:
         verdict = "good" if 0.8 <= ratio <= 1.25 else "caution" if 0.5 <= ratio <= 2 else "bad"
         end = "intervals of the guide can be used" if verdict == "good" else "use the weighted intervals"
         said = (
-            f"weights make the spread of s {float(ratio):.2f} times the guide's and change {100 * float(flipped):.1f} % "
-            f"of the flags: {end}"
+            f"weights make the spread of s {float(ratio):.2f} times the guide's and change "
+            f"{100 * float(flipped):.1f} % of the flags: {end}"
         )
         return Finding("outliers", QUESTION, verdict, said, numbers)
 

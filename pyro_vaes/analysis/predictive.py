@@ -84,7 +84,8 @@ class PredictiveCheck:
         size = "" if bool(self.effect[j].isnan()) else f", {float(self.effect[j]):.2f} of its spread between data"
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
-            f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates{size}"
+            f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"
+            f"{size}"
         )
         return Finding(test, QUESTION, "bad" if bool(large.any()) else "caution", said, numbers)
 

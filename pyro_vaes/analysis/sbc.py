@@ -101,9 +101,10 @@ class Calibration:
         wrong = [self.names[j] for j in off.nonzero().flatten().tolist()]
         mean = found[2].share[: self.entries].mean() if self.entries else torch.tensor(torch.nan)
         numbers: dict[str, Any] = {
-            "simulations": len(self.ranks), "draws": self.draws, "off": wrong, "smallest adjusted p": float(self.adjusted.min()),
-            "coverage of 90 %": float(mean),
-            "lowest": float(found[2].share[: self.entries].min()), "highest": float(found[2].share[: self.entries].max()),
+            "simulations": len(self.ranks), "draws": self.draws, "off": wrong,
+            "smallest adjusted p": float(self.adjusted.min()), "coverage of 90 %": float(mean),
+            "lowest": float(found[2].share[: self.entries].min()),
+            "highest": float(found[2].share[: self.entries].max()),
         }  # fmt: skip
         held = f"its 90 % intervals hold the truth in {100 * float(mean):.0f} %"
         many = f"{len(wrong)} of {len(self.names)} quantities ({_few(wrong)})"

@@ -1,6 +1,7 @@
 """Prior sensitivity by power-scaling: what a stronger or weaker prior would make of the posterior."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,7 +100,9 @@ class Sensitivity:
             return Finding("prior sensitivity", QUESTION, "caution", said, numbers)
         if not bool(moved.any()):
             most = float(prior[informed].max())
-            said = f"the data decide: doubling the prior's weight moves no dimension by 0.05 (at most {most:.3f}){pruned}"
+            said = (
+                f"the data decide: doubling the prior's weight moves no dimension by 0.05 (at most {most:.3f}){pruned}"
+            )
             return Finding("prior sensitivity", QUESTION, "good", said, numbers)
         worst = int(torch.where(moved, prior, -1.0).argmax())
         shift = (self.prior.mean[trusted, worst].abs() / self.sd[trusted, worst]).median()
@@ -162,9 +165,14 @@ def power_scaling(
             some = slice(start, start + rows)
             target = Target(pair, as_batch(x[some]), None if y is None else y[some], sites)
             parts.append(_batch(target.draw(draws, (seed, start)), sites, step))
-    mean, sd, khat = (torch.cat([part[i] for part in parts]) for i in (0, 1, 4))
-    changes = [Change(*(torch.cat(c) for c in zip(*(part[i] for part in parts), strict=True))) for i in (2, 3)]
-    return Sensitivity(pair.name, names, mean, sd, changes[0], changes[1], khat)
+    means, sds, priors, likelihoods, khats = zip(*parts, strict=True)
+    return Sensitivity(
+        pair.name, names, torch.cat(means), torch.cat(sds), _joined(priors), _joined(likelihoods), torch.cat(khats)
+    )
+
+
+def _joined(changes: Sequence[Change]) -> Change:
+    return Change(*(torch.cat(c) for c in zip(*changes, strict=True)))
 
 
 def check_weights(pair: Pair, sites: Sites) -> None:

@@ -93,7 +93,7 @@ def simulated(
         with quietly(pair):
             seed_at(seed, start, 0)
             some = None if y is None else y[torch.randint(len(y), (size,), device=y.device)]
-            star = {name: value for name, value in drawn_from_model(pair, some, 1, size).items()}
+            star = drawn_from_model(pair, some, 1, size)
             x = star["x"][0]
             sites = sites or _sites(pair, x, some)
             target = Target(pair, x, some, sites)
