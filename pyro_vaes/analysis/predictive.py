@@ -183,9 +183,9 @@ def two_sided(observed: Tensor, replicated: Tensor) -> Tensor:
     """The two-sided p-values of values (...) among replicates (S, ...), ties counted half, never zero.
 
     >>> two_sided(torch.tensor([5.0]), torch.arange(9.0)[:, None])
-    tensor([0.8000])
+    tensor([0.8000], dtype=torch.float64)
     """
-    ties = (replicated == observed).sum(0) / 2
+    ties = (replicated == observed).sum(0).double() / 2
     low, high = (replicated < observed).sum(0) + ties, (replicated > observed).sum(0) + ties
     return (2 * (torch.minimum(low, high) + 0.5) / (len(replicated) + 1)).clamp(max=1.0)
 
