@@ -50,13 +50,11 @@ def rhat_and_ess(chains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         warnings.simplefilter("ignore")
         import arviz
 
-        if int(arviz.__version__.split(".")[0]) < 1:
-            rhat, ess = arviz.rhat, arviz.ess
-        else:
-            axes = {"chain_axis": 0, "draw_axis": 1}
-            stats = _stats()
-            rhat, ess = (lambda a: stats.rhat(a, **axes)), (lambda a: stats.ess(a, **axes))
-        found = np.array([(float(rhat(flat[..., j])), float(ess(flat[..., j]))) for j in range(flat.shape[-1])])
+        old = int(arviz.__version__.split(".")[0]) < 1
+        source: Any = arviz if old else _stats()
+        axes = {} if old else {"chain_axis": 0, "draw_axis": 1}
+        columns = [flat[..., j] for j in range(flat.shape[-1])]
+        found = np.array([(float(source.rhat(a, **axes)), float(source.ess(a, **axes))) for a in columns])
     found = found.reshape(-1, 2)
     return found[:, 0].reshape(shape), found[:, 1].reshape(shape)
 
