@@ -84,6 +84,7 @@ def judge_outliers(found: OutlierPosterior, mask: Tensor, clean: Tensor | None =
         InputError: if shapes differ, or mask has one value only.
 
     >>> from pyro_vaes.variants import t_vae
+    >>> import torch
     >>> x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
     >>> found = outlier_posterior(t_vae(4, 2, (5,)), x, draws=50)
     >>> sorted(judge_outliers(found, x > 0.7, x).covered)
@@ -140,6 +141,7 @@ def planted_outliers(
         InputError: see there; also if the corruption dirties nothing, or leaves the range of the pair.
 
     >>> from pyro_vaes.variants import t_vae
+    >>> import torch
     >>> x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
     >>> planted_outliers(t_vae(4, 2, (5,)), x, draws=50, spec="impulse:0.3")[1].entries
     80

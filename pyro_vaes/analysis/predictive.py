@@ -70,7 +70,7 @@ class PredictiveCheck:
         numbers: dict[str, Any] = {
             "kind": self.kind, "data": self.observed.shape[1], "extreme": wrong,
             "share of data with p < 0.05": float(share.max()) if len(share) else 0.0,
-            "largest effect": float(self.effect.nan_to_num(0.0).max()) if len(self.effect) else 0.0,
+            "largest effect": float(self.effect.nan_to_num(0.0, posinf=1e6).max()) if len(self.effect) else 0.0,
         }  # fmt: skip
         test = f"{self.kind} predictive"
         many = f"{self.observed.shape[1]} data"
@@ -81,7 +81,8 @@ class PredictiveCheck:
             said = f"none of {count} statistics of {many} tells them from replicates"
             return Finding(test, QUESTION, "good", said, numbers)
         j = int(torch.where(extreme, self.effect.nan_to_num(0.0), -1.0).argmax())
-        size = "" if bool(self.effect[j].isnan()) else f", {float(self.effect[j]):.2f} of its spread between data"
+        known = bool(self.effect[j].isfinite())
+        size = f", {float(self.effect[j]):.2f} of its spread between data" if known else ""
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
             f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"

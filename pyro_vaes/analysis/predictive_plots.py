@@ -64,8 +64,7 @@ def _data(ax: Any, found: PredictiveCheck, j: int) -> None:
         for inside, colour in ((~out, CLASSICAL), (out, ROBUST)):
             ax.hlines(observed[some][inside], low_[inside], high_[inside], color=colour, linewidth=0.6, alpha=0.6)
             ax.plot(middle[inside], observed[some][inside], "o", markersize=2, color=colour)
-        ax.text(0.03, 0.97, f"{100 * out.mean():.0f} % outside", fontsize=7, color=ROBUST, va="top",
-                transform=ax.transAxes)  # fmt: skip
+        ax.set_title(f"{100 * out.mean():.0f} % outside", fontsize=7, loc="right", color=ROBUST)
         low, high = min(observed[some].min(), low_.min()), max(observed[some].max(), high_.max())
     ax.plot([low, high], [low, high], color=NEUTRAL, linewidth=0.7, linestyle=":")
     ax.set_xlabel("replicates", fontsize=8)
@@ -80,7 +79,8 @@ def _mean(ax: Any, found: PredictiveCheck, j: int, colour: str) -> None:
         ax.axvline(values.mean(), color=CLASSICAL, linewidth=3)
     ax.axvline(line, color=colour, linewidth=1.8)
     size = float(found.effect[j])
-    ax.set_title(f"data: {line:.3g}   p = {float(found.set_p[j]):.2g}\noff by {size:.2f} sd of the data", fontsize=7.5,
+    off = f"off by {size:.2f} sd of the data" if np.isfinite(size) else "all data have this one value"
+    ax.set_title(f"data: {line:.3g}   p = {float(found.set_p[j]):.2g}\n{off}", fontsize=7.5,
                  loc="left", color=colour)  # fmt: skip
     ax.set_yticks([])
     ax.set_xlabel(f"mean of {found.names[j]}", fontsize=8)

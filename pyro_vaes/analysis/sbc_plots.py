@@ -35,7 +35,7 @@ def calibration_figure(found: Calibration, title: str = "", seed: int = 0) -> Fi
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     head = title or f"{found.pair}, guide audited on {len(found.ranks)} data drawn from its own model"
-    said = "\n".join(textwrap.wrap(str(found.finding()).partition(" ")[2].strip(), 150))
+    said = "\n".join(textwrap.wrap(found.finding().said, 150))
     figure.suptitle(f"{head}\n{found.finding().verdict}: {said}", fontsize=9.5, color=NEUTRAL, x=0.01, ha="left")
     return figure
 

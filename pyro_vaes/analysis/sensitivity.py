@@ -20,6 +20,9 @@ from pyro_vaes.pair import Pair
 # Of the source: about the change of a standard normal whose mean moves by 0.3 standard deviations per doubling. And
 # the k-hat above which weights are not to be trusted (Vehtari et al. 2024).
 SENSITIVE, TRUSTED = 0.05, 0.7
+# What 1000 draws leave by chance where log p(x | code) has a standard deviation of some nats; a posterior as wide as
+# 0.8 prior standard deviations has more.
+IDLE = 0.02
 QUESTION = "would another strength of the prior give another posterior?"
 
 
@@ -74,9 +77,10 @@ class Sensitivity:
         """Say which dimensions the prior decides.
 
         Of each entry the middle datum counts, among those with k-hat below 0.7; ``not tested`` where these are fewer
-        than half. An entry that the likelihood moves by less than 0.05 is all prior (a pruned dimension): named, and no
-        fault, unless all are. ``caution`` if the prior moves one of the others by 0.05 or more, else ``good``;
-        sensitivity is no error, so that nothing is ``bad``.
+        than half. ``caution`` if a prior of another strength moves an entry by 0.05 or more, be it because prior and
+        data disagree or because the data say little; else ``good``. An entry that the likelihood moves by less than
+        0.02 is the prior itself (a pruned dimension): named, and no fault, unless all are. Sensitivity is no error, so
+        that nothing is ``bad``.
         """
         trusted = self.trusted
         share = float(trusted.double().mean())
@@ -86,23 +90,22 @@ class Sensitivity:
             return Finding("prior sensitivity", QUESTION, "not tested", said, numbers)
         prior = self.prior.distance[trusted].median(0).values
         likelihood = self.likelihood.distance[trusted].median(0).values
-        informed = likelihood >= SENSITIVE
-        moved = informed & (prior >= SENSITIVE)
-        idle = [self.names[j] for j in (~informed).nonzero().flatten().tolist()]
+        idle = likelihood < IDLE
+        moved = ~idle & (prior >= SENSITIVE)
         numbers |= {
-            "prior moves": [self.names[j] for j in moved.nonzero().flatten().tolist()], "all prior": idle,
+            "prior moves": [self.names[j] for j in moved.nonzero().flatten().tolist()],
+            "pruned": [self.names[j] for j in idle.nonzero().flatten().tolist()],
             "prior": float(prior.max()), "likelihood": float(likelihood.max()),
             "share in conflict": float(self.conflict[trusted].double().mean()),
+            "share all prior": float(self.weak[trusted].double().mean()),
         }  # fmt: skip
-        pruned = f"; {len(idle)} of {len(self.names)} dimensions are all prior" if idle else ""
-        if not bool(informed.any()):
+        pruned = f"; {int(idle.sum())} of {len(self.names)} dimensions are the prior itself" if bool(idle.any()) else ""
+        if bool(idle.all()):
             said = "no dimension is moved by the data: the posterior is the prior, there is nothing to learn from codes"
             return Finding("prior sensitivity", QUESTION, "caution", said, numbers)
         if not bool(moved.any()):
-            most = float(prior[informed].max())
-            said = (
-                f"the data decide: doubling the prior's weight moves no dimension by 0.05 (at most {most:.3f}){pruned}"
-            )
+            most = float(prior[~idle].max())
+            said = f"the data decide: the prior's strength moves no dimension by 0.05 (at most {most:.3f}){pruned}"
             return Finding("prior sensitivity", QUESTION, "good", said, numbers)
         worst = int(torch.where(moved, prior, -1.0).argmax())
         shift = (self.prior.mean[trusted, worst].abs() / self.sd[trusted, worst]).median()

@@ -5,14 +5,17 @@ import textwrap
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vaes.analysis.sensitivity import SENSITIVE, Sensitivity
+from pyro_vaes.analysis.sensitivity import IDLE, SENSITIVE, Sensitivity
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
+
+MOST = 1_000_000  # values that a quantile is taken of
 
 
 def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     """Draw sensitivity to the prior over that to the likelihood, and what a prior twice as strong does to the means.
 
-    Left, a small point per datum and dimension, a large one for the middle datum of each dimension; right, the change
+    Left, a small point per datum and dimension, a large one for the middle datum of each dimension, red
+    where the prior pulls at it; right, the change
     of the posterior mean per doubling of the prior, in posterior standard deviations, from the 5 % to the 95 % datum.
     Data with k-hat above 0.7 are left out.
 
@@ -30,11 +33,11 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     if len(prior):
         left.scatter(likelihood.flatten(), prior.flatten(), s=4, color=CLASSICAL, alpha=0.35, linewidth=0)
         x, y = likelihood.median(0).values, prior.median(0).values
-        moved = (x >= SENSITIVE) & (y >= SENSITIVE)
+        moved = (x >= IDLE) & (y >= SENSITIVE)
         left.scatter(x, y, s=22, c=[ROBUST if m else NEUTRAL for m in moved.tolist()])
-        if len(found.names) <= 12:
-            for name, a, b in zip(found.names, x.tolist(), y.tolist(), strict=True):
-                left.annotate(name, (a, b), (4, 3), textcoords="offset points", fontsize=6.5, color=NEUTRAL)
+        # Beyond the 98 % datum there are few points, and the rest would be flat.
+        left.set_xlim(right=1.1 * max(SENSITIVE, float(torch.quantile(likelihood.flatten()[:MOST], 0.98))))
+        left.set_ylim(top=1.1 * max(SENSITIVE, float(torch.quantile(prior.flatten()[:MOST], 0.98))))
         shift = found.prior.mean[rows] / found.sd[rows]
         ends = torch.quantile(shift, torch.tensor([0.05, 0.5, 0.95], dtype=shift.dtype), dim=0)
         place = range(len(found.names))
@@ -43,7 +46,7 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
         right.scatter(place, ends[1], s=16, color=colours)
     for ax, at in ((left.axhline, SENSITIVE), (left.axvline, SENSITIVE), (right.axhline, 0.0)):
         ax(at, color=NEUTRAL, linewidth=0.7, linestyle=":")
-    left.set_xlim(left=0), left.set_ylim(bottom=0, top=max(0.075, left.get_ylim()[1]))
+    left.set_xlim(left=0), left.set_ylim(bottom=0)
     left.text(0.99, 0.99, "both: prior and data may disagree", transform=left.transAxes, ha="right", va="top",
               fontsize=7, color=ROBUST)  # fmt: skip
     left.set_xlabel("sensitivity to the likelihood (CJS distance per doubling)", fontsize=8.5)
@@ -53,7 +56,7 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     right.set_ylabel("shift of the mean per doubling of the prior\n(posterior sds)", fontsize=8.5)
     right.set_title("5 % to 95 % of the data, and the middle one", fontsize=9, loc="left", color=NEUTRAL)
     for ax in (left, right):
-        ax.tick_params(axis="y", labelsize=8)
+        ax.tick_params(axis="y", labelsize=8), left.tick_params(axis="x", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     said = "\n".join(textwrap.wrap(f"{finding.verdict}: {finding.said}", 130))
     figure.suptitle(f"{title or f'{found.pair}: how far the prior decides'}\n{said}", fontsize=9.5, color=NEUTRAL,
