@@ -101,7 +101,9 @@ def test_far_data_conflict_with_a_strong_prior():
 def test_a_code_that_the_data_leave_alone_is_all_prior():
     idle = Solution(1e-6 * SOLUTION.w, SOLUTION.b, SOLUTION.sigma)
     found = power_scaling(linear_pair(idle, idle.encoder()), X, draws=500)
-    assert found.weak.all() and "the posterior is the prior" in found.finding().said
+    assert found.weak.all() and found.idle.all()
+    assert "the posterior is the prior" in found.finding().said
+    assert not power_scaling(wrong_pair(), X, draws=500).idle.any()
 
 
 def test_weights_that_cannot_be_trusted_say_so():

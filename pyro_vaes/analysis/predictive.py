@@ -82,7 +82,7 @@ class PredictiveCheck:
             return Finding(test, QUESTION, "good", said, numbers)
         j = int(torch.where(extreme, self.effect.nan_to_num(0.0), -1.0).argmax())
         known = bool(self.effect[j].isfinite())
-        size = f", {float(self.effect[j]):.2f} of its spread between data" if known else ""
+        size = f", {float(self.effect[j]):.2g} standard deviations between data" if known else ""
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
             f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"

@@ -30,10 +30,9 @@ def predictive_figure(found: PredictiveCheck, title: str = "") -> Figure:
     figure = Figure(figsize=(max(6.4, 2.15 * columns + 0.5), 4.9), dpi=160, layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
     adjusted = holm(found.set_p)
-    for j, name in enumerate(found.names):
+    for j in range(len(found.names)):
         off = bool(adjusted[j] < EXTREME)
         _data(axes[0, j], found, j)
-        axes[0, j].set_title(name, fontsize=9, loc="left", color=NEUTRAL)
         _mean(axes[1, j], found, j, ROBUST if off else NEUTRAL)
     for ax in axes.flatten():
         ax.tick_params(labelsize=7)
@@ -55,7 +54,7 @@ def _data(ax: Any, found: PredictiveCheck, j: int) -> None:
         at = np.linspace(0.005, 0.995, 100)
         ours, theirs = np.quantile(observed, at), np.quantile(replicated, at)
         ax.plot(theirs, ours, color=NEUTRAL, linewidth=1.4)
-        ax.set_title(f"uniform: p = {float(found.uniform[j]):.2g}", fontsize=7.5, loc="right")
+        ax.set_title(f"{found.names[j]}\nranks uniform: p = {float(found.uniform[j]):.2g}", fontsize=8, loc="left")
         low, high = min(ours[0], theirs[0]), max(ours[-1], theirs[-1])
     else:
         some = np.linspace(0, len(observed) - 1, min(SHOWN, len(observed))).astype(int)
@@ -64,7 +63,7 @@ def _data(ax: Any, found: PredictiveCheck, j: int) -> None:
         for inside, colour in ((~out, CLASSICAL), (out, ROBUST)):
             ax.hlines(observed[some][inside], low_[inside], high_[inside], color=colour, linewidth=0.6, alpha=0.6)
             ax.plot(middle[inside], observed[some][inside], "o", markersize=2, color=colour)
-        ax.set_title(f"{100 * out.mean():.0f} % outside", fontsize=7, loc="right", color=ROBUST)
+        ax.set_title(f"{found.names[j]}\n{100 * out.mean():.0f} % outside (red)", fontsize=8, loc="left")
         low, high = min(observed[some].min(), low_.min()), max(observed[some].max(), high_.max())
     ax.plot([low, high], [low, high], color=NEUTRAL, linewidth=0.7, linestyle=":")
     ax.set_xlabel("replicates", fontsize=8)

@@ -20,8 +20,7 @@ from pyro_vaes.pair import Pair
 # Of the source: about the change of a standard normal whose mean moves by 0.3 standard deviations per doubling. And
 # the k-hat above which weights are not to be trusted (Vehtari et al. 2024).
 SENSITIVE, TRUSTED = 0.05, 0.7
-# What 1000 draws leave by chance where log p(x | code) has a standard deviation of some nats; a posterior as wide as
-# 0.8 prior standard deviations has more.
+# An entry whose posterior mean takes less than this share of its variance over the data says nothing of them.
 IDLE = 0.02
 QUESTION = "would another strength of the prior give another posterior?"
 
@@ -48,6 +47,7 @@ class Sensitivity:
         mean, sd: of the posterior, by smoothed weights, (N, K).
         prior, likelihood: the :class:`Change` where p(code)^alpha, or p(x | code)^alpha, takes the place of alpha = 1.
         khat: (N,), of the weights, the largest of those at all alphas: above 0.7 the row is not to be trusted.
+        ess: (N,), effective draws, 1 / sum of squared weights.
     """
 
     pair: str
@@ -57,6 +57,7 @@ class Sensitivity:
     prior: Change
     likelihood: Change
     khat: Tensor
+    ess: Tensor
 
     @property
     def trusted(self) -> Tensor:
@@ -73,14 +74,27 @@ class Sensitivity:
         """Entries that the prior moves and the likelihood does not: the data say little of them, (N, K)."""
         return (self.prior.distance >= SENSITIVE) & (self.likelihood.distance < SENSITIVE)
 
+    @property
+    def idle(self) -> Tensor:
+        """Entries that are the prior itself for all data, (K,).
+
+        Their posterior means vary over trusted data by less than 2 % of their whole variance, once the variance that
+        drawing leaves in a mean, sd^2 / ess, is taken off. One datum alone cannot show it: then none is.
+        """
+        rows = self.trusted
+        if int(rows.sum()) < 2:
+            return torch.zeros(len(self.names), dtype=torch.bool)
+        within = self.sd[rows].square()
+        between = self.mean[rows].var(0) - (within / self.ess[rows, None]).mean(0)
+        return between < IDLE * (between + within.mean(0))
+
     def finding(self) -> Finding:
         """Say which dimensions the prior decides.
 
         Of each entry the middle datum counts, among those with k-hat below 0.7; ``not tested`` where these are fewer
         than half. ``caution`` if a prior of another strength moves an entry by 0.05 or more, be it because prior and
-        data disagree or because the data say little; else ``good``. An entry that the likelihood moves by less than
-        0.02 is the prior itself (a pruned dimension): named, and no fault, unless all are. Sensitivity is no error, so
-        that nothing is ``bad``.
+        data disagree or because the data say little; else ``good``. An :attr:`idle` entry (a pruned dimension) is the
+        prior itself: named, and no fault, unless all are. Sensitivity is no error, so that nothing is ``bad``.
         """
         trusted = self.trusted
         share = float(trusted.double().mean())
@@ -90,7 +104,7 @@ class Sensitivity:
             return Finding("prior sensitivity", QUESTION, "not tested", said, numbers)
         prior = self.prior.distance[trusted].median(0).values
         likelihood = self.likelihood.distance[trusted].median(0).values
-        idle = likelihood < IDLE
+        idle = self.idle
         moved = ~idle & (prior >= SENSITIVE)
         numbers |= {
             "prior moves": [self.names[j] for j in moved.nonzero().flatten().tolist()],
@@ -168,9 +182,16 @@ def power_scaling(
             some = slice(start, start + rows)
             target = Target(pair, as_batch(x[some]), None if y is None else y[some], sites)
             parts.append(_batch(target.draw(draws, (seed, start)), sites, step))
-    means, sds, priors, likelihoods, khats = zip(*parts, strict=True)
+    means, sds, priors, likelihoods, khats, sizes = zip(*parts, strict=True)
     return Sensitivity(
-        pair.name, names, torch.cat(means), torch.cat(sds), _joined(priors), _joined(likelihoods), torch.cat(khats)
+        pair.name,
+        names,
+        torch.cat(means),
+        torch.cat(sds),
+        _joined(priors),
+        _joined(likelihoods),
+        torch.cat(khats),
+        torch.cat(sizes),
     )
 
 
@@ -189,7 +210,7 @@ def _names(sites: Sites) -> tuple[str, ...]:
     return tuple(f"{n}[{j}]" if s else n for n, s in shapes.items() for j in range(s.numel()))
 
 
-def _batch(drawn: Drawn, sites: Sites, step: float) -> tuple[Tensor, Tensor, Change, Change, Tensor]:
+def _batch(drawn: Drawn, sites: Sites, step: float) -> tuple[Tensor, Tensor, Change, Change, Tensor, Tensor]:
     flat = [drawn.values[n].flatten(2) if sites.code[n] else drawn.values[n][..., None] for n in sites.code
             if n not in sites.discrete]  # fmt: skip
     z = torch.cat(flat, -1).double().cpu()
@@ -202,7 +223,7 @@ def _batch(drawn: Drawn, sites: Sites, step: float) -> tuple[Tensor, Tensor, Cha
     for part in (prior, data):
         khat = torch.maximum(khat, torch.maximum(*(smoothed(log_w + h * part)[1] for h in (-step, step))))
         changes.append(_change(z, smooth.T, part.T, mean, sd, step))
-    return mean, sd, changes[0], changes[1], khat
+    return mean, sd, changes[0], changes[1], khat, 1 / weights.square().sum(0)
 
 
 def _change(z: Tensor, smooth: Tensor, part: Tensor, mean: Tensor, sd: Tensor, step: float) -> Change:

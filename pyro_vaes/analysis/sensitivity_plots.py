@@ -5,7 +5,7 @@ import textwrap
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vaes.analysis.sensitivity import IDLE, SENSITIVE, Sensitivity
+from pyro_vaes.analysis.sensitivity import SENSITIVE, Sensitivity
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
 
 MOST = 1_000_000  # values that a quantile is taken of
@@ -15,7 +15,7 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     """Draw sensitivity to the prior over that to the likelihood, and what a prior twice as strong does to the means.
 
     Left, a small point per datum and dimension, a large one for the middle datum of each dimension, red
-    where the prior pulls at it; right, the change
+    where the prior pulls at it, grey where it is the prior itself; right, the change
     of the posterior mean per doubling of the prior, in posterior standard deviations, from the 5 % to the 95 % datum.
     Data with k-hat above 0.7 are left out.
 
@@ -33,15 +33,16 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     if len(prior):
         left.scatter(likelihood.flatten(), prior.flatten(), s=4, color=CLASSICAL, alpha=0.35, linewidth=0)
         x, y = likelihood.median(0).values, prior.median(0).values
-        moved = (x >= IDLE) & (y >= SENSITIVE)
-        left.scatter(x, y, s=22, c=[ROBUST if m else NEUTRAL for m in moved.tolist()])
+        moved = ~found.idle & (y >= SENSITIVE)
+        pruned = found.idle.tolist()
+        colours = [CLASSICAL if i else ROBUST if m else NEUTRAL for i, m in zip(pruned, moved.tolist(), strict=True)]
+        left.scatter(x, y, s=24, c=colours, edgecolors=NEUTRAL, linewidths=0.5)
         # Beyond the 98 % datum there are few points, and the rest would be flat.
         left.set_xlim(right=1.1 * max(SENSITIVE, float(torch.quantile(likelihood.flatten()[:MOST], 0.98))))
         left.set_ylim(top=1.1 * max(SENSITIVE, float(torch.quantile(prior.flatten()[:MOST], 0.98))))
         shift = found.prior.mean[rows] / found.sd[rows]
         ends = torch.quantile(shift, torch.tensor([0.05, 0.5, 0.95], dtype=shift.dtype), dim=0)
         place = range(len(found.names))
-        colours = [ROBUST if m else NEUTRAL for m in moved.tolist()]
         right.vlines(place, ends[0], ends[2], color=colours, linewidth=1.6)
         right.scatter(place, ends[1], s=16, color=colours)
     for ax, at in ((left.axhline, SENSITIVE), (left.axvline, SENSITIVE), (right.axhline, 0.0)):
