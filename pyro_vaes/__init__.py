@@ -66,6 +66,7 @@ _HOMES = {
     "pyro_vaes.analysis.outlier_judge": ["judge_outliers", "planted_outliers"],
     "pyro_vaes.analysis.psis": ["psis", "reweighted", "Smoothed", "Reweighted"],
     "pyro_vaes.analysis.nuts": ["nuts", "Chains"], "pyro_vaes.analysis.gaps": ["gaps", "Gaps"],
+    "pyro_vaes.analysis.compare": ["compare", "Compared"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
