@@ -59,8 +59,14 @@ _HOMES = {
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.analysis.sbc": ["sbc", "vsbc"],
+    "pyro_vaes.analysis.predictive": ["predictive_check"],
+    "pyro_vaes.analysis.sensitivity": ["power_scaling"],
+    "pyro_vaes.analysis.outlier_posterior": ["outlier_posterior"],
+    "pyro_vaes.analysis.outlier_judge": ["judge_outliers", "planted_outliers"],
     "pyro_vaes.analysis.psis": ["psis", "reweighted", "Smoothed", "Reweighted"],
     "pyro_vaes.analysis.nuts": ["nuts", "Chains"], "pyro_vaes.analysis.gaps": ["gaps", "Gaps"],
+    "pyro_vaes.analysis.compare": ["compare", "Compared"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

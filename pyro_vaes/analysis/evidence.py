@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.optimal import Gaussian
 from pyro_vaes.analysis.target import Target
+from pyro_vaes.errors import InputError
 from pyro_vaes.inference.densities import seed_at
 from pyro_vaes.inference.likelihood import summarise
 
@@ -48,7 +49,7 @@ def guide_of(t: Target) -> Component | None:
 
     try:
         log_prob(draw(1, (0,)))
-    except (NotImplementedError, KeyError):
+    except (NotImplementedError, KeyError, InputError):
         return None
     return Component(draw, log_prob)
 
