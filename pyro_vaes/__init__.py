@@ -59,6 +59,8 @@ _HOMES = {
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.analysis.tree": ["to_datatree", "to_arviz"], "pyro_vaes.analysis.loo": ["loo", "LOO"],
+    "pyro_vaes.analysis.netcdf": ["write_posterior", "open_posterior"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
