@@ -32,6 +32,12 @@ class Latents:
         return int((self.activity > ACTIVE).sum())
 
 
+def values(tree: "DataTree", group: str, name: str) -> np.ndarray:
+    """A variable, or a coordinate, of one group."""
+    found: np.ndarray = tree[group].variables[name].values
+    return found
+
+
 def latents(tree: "DataTree") -> Latents:
     """Take the code's entries out of a tree; classes and switches, which are 0 or 1 throughout, are left out.
 
@@ -43,16 +49,18 @@ def latents(tree: "DataTree") -> Latents:
     ['z[1, 0]', 'z[1, 1]', 'z[2, 0]', 'z[2, 1]']
     """
     names, columns, before = list[str](), list[np.ndarray](), list[np.ndarray]()
-    for site, values in tree["posterior"].data_vars.items():
-        array = values.values[0]
+    for site, variable in tree["posterior"].data_vars.items():
+        array = variable.values[0]
         if np.isin(array, (0, 1)).all():
             continue
-        own = values.dims[3:]
-        places = np.stack(np.meshgrid(*[values[d].values for d in own], indexing="ij"), -1).reshape(-1, len(own))
+        own = variable.dims[3:]
+        places = np.stack(np.meshgrid(*[values(tree, "posterior", str(d)) for d in own], indexing="ij"), -1).reshape(
+            -1, len(own)
+        )
         names += [f"{site}[{', '.join(map(str, place))}]" if own else str(site) for place in places]
         columns.append(array.reshape(*array.shape[:2], -1))
         if "prior" in tree.children:
-            prior = tree["prior"][site].values[0]
+            prior = values(tree, "prior", str(site))[0]
             before.append(prior.reshape(*prior.shape[:2], -1))
     draws = np.concatenate(columns, -1)
     noise = draws.var(0, ddof=1).mean(0) / len(draws) if len(draws) > 1 else 0.0

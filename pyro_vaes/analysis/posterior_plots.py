@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pyro_vaes.analysis.latents import Latents
+from pyro_vaes.analysis.latents import Latents, values
 from pyro_vaes.analysis.loo import LOO
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST, image, image_rows
 
@@ -66,8 +66,8 @@ def against_prior(found: Latents, *, title: str, most: int = 8) -> Figure:
             ax.set_visible(False)
             continue
         _marginal(ax, found, k)
-        values = found.draws[..., k]
-        said = f"{found.names[k]}: mean {values.mean():.2f}, sd {values.std():.2f}"
+        own = found.draws[..., k]
+        said = f"{found.names[k]}: mean {own.mean():.2f}, sd {own.std():.2f}"
         if found.prior is not None:
             said += f"\nprior: {found.prior[..., k].mean():.2f}, {found.prior[..., k].std():.2f}"
         ax.set_title(said, fontsize=7.5, loc="left", color=NEUTRAL)
@@ -141,11 +141,14 @@ def predictive(observed: np.ndarray, replicas: np.ndarray, shape: Sequence[int],
     Args:
         observed: (N, d). replicas: (R, N, d).
     """
-    figure, axes = _grid(1, 4, (2.7, 2.6), title)
-    for ax, (name, statistic) in zip(axes, statistics(shape).items(), strict=True):
-        real, made = statistic(observed), statistic(replicas)
+    found = {name: (statistic(observed), statistic(replicas)) for name, statistic in statistics(shape).items()}
+    # The largest entry of a binary image is 1, always: nothing to see.
+    found = {name: (real, made) for name, (real, made) in found.items() if np.ptp(real) + np.ptp(made) > 0} or found
+    figure, axes = _grid(1, len(found), (2.9, 2.6), title)
+    for ax, (name, (real, made)) in zip(axes, found.items(), strict=True):
         low, high = np.quantile(np.concatenate([real, made.ravel()]), [0.001, 0.999])
-        edges = np.linspace(low - 1e-6, high + 1e-6 + 1e-3 * (high - low), 25)
+        margin = 0.06 * (high - low) + 1e-6
+        edges = np.linspace(low - margin, high + margin, 27)
         counts = np.stack([np.histogram(row, edges)[0] for row in made]) / len(real)
         middles = (edges[1:] + edges[:-1]) / 2
         ax.fill_between(middles, counts.min(0), counts.max(0), color=CLASSICAL, alpha=0.6, linewidth=0, step="mid")
@@ -155,7 +158,7 @@ def predictive(observed: np.ndarray, replicas: np.ndarray, shape: Sequence[int],
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel("share of the data", fontsize=8)
     figure.supxlabel(
-        f"red: the data; grey: {len(replicas)} sets of replicas, smallest to largest. Red within grey and 50 % are best",
+        f"red: the data; grey: {len(replicas)} sets of replicas, least to most. Red within grey and 50 % are best",
         fontsize=8,
     )
     return figure
@@ -166,14 +169,15 @@ def replicas(tree: "DataTree", shape: Sequence[int], *, title: str, columns: int
     count = len(tree["observed_data"]["datum"])
     data = np.unique(np.linspace(0, count - 1, columns).round().astype(int))
     made = tree["posterior_predictive"]
-    rows = {"data": _flat(tree["observed_data"]["x"].values[data], shape)}
-    rows["clean mean, one draw"] = _flat(made["mu"].values[0, 0, data], shape)
+    rows = {"data": _flat(values(tree, "observed_data", "x")[data], shape)}
+    rows["clean mean, one draw"] = _flat(values(tree, "posterior_predictive", "mu")[0, 0, data], shape)
     if "x" in made.data_vars:
         rows |= {
-            f"replica {r + 1}": _flat(made["x"].values[0, r, data], shape) for r in range(min(2, made.sizes["draw"]))
+            f"replica {r + 1}": _flat(values(tree, "posterior_predictive", "x")[0, r, data], shape)
+            for r in range(min(2, int(made.sizes["draw"])))
         }
     if "prior_predictive" in tree.children:
-        rows["prior, clean mean"] = _flat(tree["prior_predictive"]["mu"].values[0, 0, data], shape)
+        rows["prior, clean mean"] = _flat(values(tree, "prior_predictive", "mu")[0, 0, data], shape)
     return image_rows(rows, shape, title=title)
 
 
@@ -186,7 +190,8 @@ def khats(khat: np.ndarray, ess: np.ndarray, draws: int, *, title: str) -> Figur
         left.scatter(ranks[among], khat[order][among], s=5, color=colour, linewidths=0)
     for level, word in ((0.5, "0.5: finite variance below"), (UNTRUSTED, "0.7: not to be trusted above")):
         left.axhline(level, color=CLASSICAL, linewidth=0.8)
-        left.annotate(word, (0.01, level), xycoords=("axes fraction", "data"), fontsize=7, color=NEUTRAL, va="bottom")
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
+        left.annotate(word, (0.99, level), fontsize=7, color=NEUTRAL, **place)
     left.set_xlabel("data, sorted", fontsize=8), left.set_ylabel("Pareto k-hat", fontsize=8)
     count = int(bad.sum())
     left.set_title(f"{count} of {len(khat)} above 0.7", fontsize=9, loc="left", color=ROBUST if count else NEUTRAL)
@@ -199,29 +204,31 @@ def khats(khat: np.ndarray, ess: np.ndarray, draws: int, *, title: str) -> Figur
     return figure
 
 
-def hardest(tree: "DataTree", shape: Sequence[int], *, title: str, most: int = 20) -> tuple[Figure, list[int]]:
-    """Show the data of the largest k-hat with what the model makes of them, and give their rows, worst first."""
-    khat = tree["sample_stats"]["khat"].values
-    order = np.argsort(-np.nan_to_num(khat, nan=-np.inf, posinf=np.inf))[:most]
-    x = _flat(tree["observed_data"]["x"].values[order], shape)
-    mean = _flat(tree["posterior_predictive"]["mu"].values[0][:, order].mean(0), shape)
-    count, columns = int((khat > UNTRUSTED).sum()), min(10, len(order))
-    lines = math.ceil(len(order) / columns)
+def hardest(tree: "DataTree", total: tuple[int, int], shape: Sequence[int], *, title: str) -> Figure:
+    """Show data of large k-hat with what the model makes of them.
+
+    Args:
+        tree: of these data alone, the hardest first. total: how many of all data are above 0.7, and how many there are.
+    """
+    khat, rows = values(tree, "sample_stats", "khat"), values(tree, "observed_data", "datum")
+    x = _flat(values(tree, "observed_data", "x"), shape)
+    mean = _flat(values(tree, "posterior_predictive", "mu")[0].mean(0), shape)
+    columns = min(10, len(rows))
+    lines = math.ceil(len(rows) / columns)
     size = (0.85 * columns + 0.7, 2.05 * lines + 0.7)
     figure = Figure(figsize=size, dpi=160, layout="constrained")
     axes = figure.subplots(2 * lines, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
-    for n, i in enumerate(order):
+    for n, row in enumerate(rows):
         above, below = axes[2 * (n // columns)][n % columns], axes[2 * (n // columns) + 1][n % columns]
         for ax, picture in ((above, x[n]), (below, mean[n])):
             ax.imshow(image(picture, shape).clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        above.set_title(
-            f"row {i}\nk {khat[i]:.2f}", fontsize=6, color=ROBUST if khat[i] > UNTRUSTED else NEUTRAL, pad=2
-        )
-    said = f"{count} of {len(khat)} above 0.7 (red); the {len(order)} largest, each over its clean mean"
+        colour = ROBUST if khat[n] > UNTRUSTED else NEUTRAL
+        above.set_title(f"row {row}\nk {khat[n]:.2f}", fontsize=6, color=colour, pad=2)
+    said = f"{total[0]} of {total[1]} above 0.7 (red); the {len(rows)} largest, each over its clean mean"
     figure.suptitle(f"{title}\n{said}", fontsize=8, color=NEUTRAL)
-    return figure, [int(i) for i in order if khat[i] > UNTRUSTED]
+    return figure
 
 
 def left_out(elpd: np.ndarray, khat: np.ndarray, entries: LOO | None, shape: Sequence[int], *, title: str) -> Figure:
@@ -254,21 +261,24 @@ def left_out(elpd: np.ndarray, khat: np.ndarray, entries: LOO | None, shape: Seq
     picture = each.reshape(tuple(shape)).mean(0) if len(shape) == 3 else each.reshape(tuple(shape))
     shown = ax.imshow(picture.numpy(), cmap="viridis", interpolation="nearest")
     ax.set_xticks([]), ax.set_yticks([])
-    figure.colorbar(shown, ax=ax, label="log p(x_j | the others), nats: bright is better").ax.tick_params(labelsize=7)
+    bar = figure.colorbar(shown, ax=ax)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("log p(x_j | the others), nats: bright is better", fontsize=7)
     return figure
 
 
-def _flat(values: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
-    return torch.as_tensor(values.reshape(len(values), math.prod(shape)))
+def _flat(array: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
+    return torch.as_tensor(array.reshape(len(array), math.prod(shape)))
 
 
 def _marginal(ax: Any, found: Latents, k: int) -> None:
-    values = found.draws[..., k].ravel()
-    parts = [values] if found.prior is None else [values, found.prior[..., k].ravel()]
-    edges = np.linspace(*np.quantile(np.concatenate(parts), [0.0005, 0.9995]), 41)
+    own = found.draws[..., k].ravel()
+    parts = [own] if found.prior is None else [own, found.prior[..., k].ravel()]
+    low, high = np.quantile(np.concatenate(parts), [0.0005, 0.9995])
+    edges = np.linspace(low, high, 41)
     if found.prior is not None:
         ax.hist(parts[1], edges, density=True, color=CLASSICAL, alpha=0.6)
-    ax.hist(values, edges, density=True, histtype="step", color=ROBUST, linewidth=1.3)
+    ax.hist(own, edges, density=True, histtype="step", color=ROBUST, linewidth=1.3)
     ax.set_yticks([])
 
 

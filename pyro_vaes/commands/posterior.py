@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pyro_vaes.analysis.loo import LOO
     from pyro_vaes.pair import Pair
 
-# Data that figures are drawn from: all of a large file would not fit into memory.
-MOST = 2000
+# Data that figures are drawn from, numbers of theirs at most, and data that are shown for their k-hat: all of a large
+# file would not fit into memory.
+MOST, NUMBERS, SHOWN = 2000, 10**8, 20
 
 
 def do_posterior(
@@ -43,6 +44,8 @@ def do_posterior(
         chunk: draws at a time.
         seed: of the draws.
     """
+    import numpy as np
+
     from pyro_vaes.analysis.netcdf import open_posterior, write_posterior
     from pyro_vaes.inference.checkpoint import write_atomically
     from pyro_vaes.inference.run import Run
@@ -64,12 +67,16 @@ def do_posterior(
         labels=classes, seed=seed, batch_size=batch_size, chunk=chunk, progress=True,
     )  # fmt: skip
     print(f"wrote {path}")
+    few = max(2, min(MOST, NUMBERS // (5 * replicates * x.shape[1] + draws)))
     with open_posterior(path, lazy=True) as stored:
-        tree = stored.isel(datum=slice(MOST)).load()
-        stats = {name: v.values for name, v in stored["sample_stats"].data_vars.items() if v.dims == ("datum",)}
+        tree = stored.isel(datum=slice(few)).load()
+        stats = {str(name): v.values for name, v in stored["sample_stats"].data_vars.items() if v.dims == ("datum",)}
+        worst = np.argsort(-np.nan_to_num(stats["khat"], nan=-np.inf, posinf=np.inf), kind="stable")[:SHOWN]
+        hard = stored.isel(datum=worst).load()
     by_entry = _entries(pair, x, y, tree, min(entries, len(x)), draws, seed)
     title = f"{pair.name}, {dataset.name}: {len(x)} data, {draws} draws each"
-    figures, numbers = drawn(tree, stats, by_entry, shape, title)
+    title += f"; shown: the first {few}" if few < len(x) else ""
+    figures, numbers = drawn(tree, hard, stats, by_entry, shape, title)
     content = {
         "pair": pair.name, "data": dataset.name, "split": split, "rows": len(x), "draws": draws, "seed": seed,
         "left out": json.loads(tree.attrs["left_out"]), **numbers, "versions": folder.config.get("versions"),
@@ -104,17 +111,23 @@ def _entries(
 
 
 def drawn(
-    tree: "DataTree", stats: dict[str, Any], by_entry: "LOO | None", shape: tuple[int, ...], title: str
+    tree: "DataTree",
+    hard: "DataTree",
+    stats: dict[str, Any],
+    by_entry: "LOO | None",
+    shape: tuple[int, ...],
+    title: str,
 ) -> "tuple[dict[str, Figure], dict[str, Any]]":
     """The figures by name, and the numbers that posterior.json holds."""
     import numpy as np
 
     from pyro_vaes.analysis import posterior_plots as plots
-    from pyro_vaes.analysis.latents import latents
+    from pyro_vaes.analysis.latents import latents, values
 
     found = latents(tree)
-    constant = tree["constant_data"].data_vars if "constant_data" in tree.children else {}
-    labels = constant["label"].values if "label" in constant else None
+    labels = None
+    if "constant_data" in tree.children and "label" in tree["constant_data"].data_vars:
+        labels = values(tree, "constant_data", "label")
     names = found.names[:6]
     figures = {"forest": plots.forest(found, labels, title=f"Most used latents. {title}"),
                "prior": plots.against_prior(found, title=f"Prior against aggregated posterior. {title}"),
@@ -131,7 +144,8 @@ def drawn(
             "ess, median": float(np.median(stats["ess"])),
         }  # fmt: skip
         if is_image(shape):
-            figures["khat-images"], _ = plots.hardest(tree, shape, title=f"Hardest data. {title}")
+            total = numbers["k-hat"]["above 0.7"], len(khat)
+            figures["khat-images"] = plots.hardest(hard, total, shape, title=f"Hardest data. {title}")
     if "elpd" in stats:
         figures["loo"] = plots.left_out(stats["elpd"], khat, by_entry, shape, title=f"Leave one out. {title}")
         numbers["LOO by datum"] = {"elpd": float(stats["elpd"].sum()), "mean": float(stats["elpd"].mean())}
@@ -144,12 +158,13 @@ def drawn(
 def _predictive(tree: "DataTree", shape: tuple[int, ...], title: str, figures: "dict[str, Figure]") -> dict[str, Any]:
     """The two figures of replicas, where there are any, and how often a statistic of them is above the data's."""
     from pyro_vaes.analysis import posterior_plots as plots
+    from pyro_vaes.analysis.latents import values
 
     if is_image(shape):
         figures["replicas"] = plots.replicas(tree, shape, title=f"Replicas. {title}")
     if "x" not in tree["posterior_predictive"].data_vars:
         return {}
-    x, made = tree["observed_data"]["x"].values, tree["posterior_predictive"]["x"].values[0]
+    x, made = values(tree, "observed_data", "x"), values(tree, "posterior_predictive", "x")[0]
     x, made = x.reshape(len(x), -1), made.reshape(*made.shape[:2], -1)
     figures["ppc"] = plots.predictive(x, made, shape, title=f"Posterior-predictive check. {title}")
     shares = {}
