@@ -54,7 +54,7 @@ def test_posterior_writes_the_file_and_figures(run, capsys):
         ("ic_vae", (2, 4), {"loo"}),
         ("autoencoder", (8,), {"loo", "khat", "khat-images", "replicas"}),
         ("m2_vae", (2, 4), set()),
-        ("memoriser", (2, 2, 2), set()),
+        ("memoriser", (1, 2, 4), set()),
         ("crvae", (1, 8), set()),
     ],
 )
