@@ -41,8 +41,8 @@ def condition(pair: Pair, x: Tensor, mask: Any = None, y: Tensor | None = None) 
     (``datum_t_vae``) stays a latent site.
 
     **Pyro's obs_mask.** ``pyro.sample("x", fn, obs=x, obs_mask=mask)`` does the same to whole draws of a site: it makes
-    a site ``x_observed`` and a latent site ``x_unobserved``. A model whose pixels are a plate can be conditioned with it
-    entry by entry; those of pairs are one vector. The log-density here is that of such a model without its site
+    a site ``x_observed`` and a latent site ``x_unobserved``. A model whose pixels are a plate can be conditioned with
+    it entry by entry; those of pairs are one vector. The log-density here is that of such a model without its site
     ``x_unobserved``, which integrates to one.
 
     Args:

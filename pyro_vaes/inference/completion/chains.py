@@ -55,7 +55,9 @@ def mixing(chains: Tensor) -> tuple[float, float]:
     (True, True)
     """
     values = chains.double().cpu().numpy()
-    if values.shape[1] < 4:
+    # A class that never changes is neither mixed nor not.
+    values = values[..., values.std((0, 1)) > 0]
+    if values.shape[1] < 4 or not values.shape[2]:
         return math.nan, math.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # ArviZ announces its next version at every import.

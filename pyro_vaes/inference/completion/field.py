@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from pyro_vaes.inference.completion.sites import Layout
 from pyro_vaes.inference.densities import Values, log_prob, run, sampled_sites, seed_at
 from pyro_vaes.inference.posterior import AtMean, recorded
-from pyro_vaes.pair import Pair
+from pyro_vaes.pair import Pair, _Representative
 
 
 class Terms(NamedTuple):
@@ -133,6 +133,12 @@ class Field:
         mean = self.mean_of(trace, len(state))
         squares = torch.where(self.seen, (mean - self.x).double().square(), 0.0).sum(-1)
         return squares - gamma * prior, mean
+
+
+def prior_sites(field: Field, codes: int, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The model's sites, drawn; an outlier whose prior is improper is at its mean."""
+    with _Representative():
+        return run(field.pair.model, field.x, field.y, codes, values)
 
 
 def answers(layout: Layout, q: Mapping[str, Any]) -> dict[str, Any]:
