@@ -88,11 +88,11 @@ def test_without_noise_it_is_the_mean_given_the_code(x):
 
 
 def test_a_biased_guide_biases_pseudo_gibbs_and_no_other(x):
-    pair = exact_pair(shift=0.4, shrink=1.3)
+    pair = exact_pair(shift=0.15, shrink=1.3)
     wrong = errors(pair, x, method="gibbs", **BUDGET["gibbs"])
-    assert wrong[1] > 0.4 and (wrong[0].rhat < 1.05).all()  # mixed, and wrong: no diagnostic of a chain can tell
+    assert wrong[1] > 0.3 and (wrong[0].rhat < 1.05).all()  # mixed, and wrong: no diagnostic of a chain can tell
     right = errors(pair, x, method="metropolis", **BUDGET["metropolis"])
-    assert right[1] < 0.15 and right[2] < 0.15 and (right[0].accepted < 0.9).all()
+    assert right[1] < 0.1 and right[2] < 0.1 and (right[0].accepted < 0.9).all()
     assert errors(pair, x, method="importance", **BUDGET["importance"])[1] < 0.1
 
 
