@@ -150,7 +150,7 @@ def _write(path: Path, found: "Imputed", shape: tuple[int, ...]) -> None:
         return
     arrays = {name: shaped(getattr(found, name)) for name in ("mean", "sd", "draws", "observed")}
     arrays |= {name: getattr(found, name).numpy() for name in ("ess", "khat", "rhat", "accepted")}
-    write_array(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    write_array(path, lambda file: np.savez_compressed(file, **arrays))
     print(f"wrote {path}: {', '.join(arrays)}")
 
 
