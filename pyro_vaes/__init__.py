@@ -45,6 +45,8 @@ _HOMES = {
     "pyro_vaes.inference.guard": ["Diverged"],
     "pyro_vaes.inference.posterior": ["bound", "clean", "sample", "reconstruct", "Cleaned"],
     "pyro_vaes.inference.complete": ["complete", "Completed"],
+    "pyro_vaes.inference.condition": ["condition", "Conditioned"],
+    "pyro_vaes.inference.impute": ["impute", "Imputed"], "pyro_vaes.inference.masked": ["Masked"],
     "pyro_vaes.inference.likelihood": ["log_likelihood", "LogLikelihood"],
     "pyro_vaes.inference.annealed": ["Annealing"],
     "pyro_vaes.inference.sandwich": ["sandwich", "Sandwich"],
