@@ -71,6 +71,7 @@ _HOMES = {
     "pyro_vaes.analysis.compare": ["compare", "Compared"],
     "pyro_vaes.analysis.tree": ["to_datatree", "to_arviz"], "pyro_vaes.analysis.loo": ["loo", "LOO"],
     "pyro_vaes.analysis.netcdf": ["write_posterior", "open_posterior"],
+    "pyro_vaes.analysis.check": ["check", "Checked", "Budget"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.gaps import Gaps, exact_moments, gaps, is_diagonal
 from pyro_vaes.analysis.near import guide_moments
 from pyro_vaes.analysis.nuts import Chains, nuts
 from pyro_vaes.analysis.psis import Smoothed, psis
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import quietly
 from pyro_vaes.pair import Pair
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.analysis.evidence import Component, evidence, gaussian, guide_of, student
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.near import Near, near
 from pyro_vaes.analysis.optimal import FAMILIES, MOST_FULL, Gaussian, best_gaussian
 from pyro_vaes.analysis.target import Target, target
 from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import quietly, rehearsed, run
 from pyro_vaes.pair import Pair
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.target import Sites, Target, look
 from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values, quietly, rehearsed, run
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.pareto import FEWEST, khat

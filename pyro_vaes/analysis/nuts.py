@@ -8,10 +8,10 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.near import Near, near
 from pyro_vaes.analysis.target import Target, target
 from pyro_vaes.errors import unknown, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.by_arviz import rhat_and_ess
 from pyro_vaes.inference.densities import Values, quietly, run, seed_at
 from pyro_vaes.pair import Pair

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.outlier_posterior import Moments, OutlierPosterior, outlier_posterior
 from pyro_vaes.errors import InputError
 from pyro_vaes.evaluation.metrics import average_precision, cell_auc
+from pyro_vaes.finding import Finding
 from pyro_vaes.pair import Pair
 
 # Fixed beforehand: a probability that is five points off on average still orders what to look at; an interval that

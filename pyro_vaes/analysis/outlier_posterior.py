@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.sensitivity import TRUSTED, check_weights
 from pyro_vaes.analysis.simulate import rows_at_once
 from pyro_vaes.analysis.target import Drawn, Sites, Target, look
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import family, quietly, run, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.outliers import TwoParts, log_clean, two_parts

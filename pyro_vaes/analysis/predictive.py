@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.simulate import check_drawable, drawn_from_model, rows_at_once
 from pyro_vaes.analysis.target import Sites, look
 from pyro_vaes.analysis.uniform import holm, uniformity
 from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import quietly, run, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.pair import Pair

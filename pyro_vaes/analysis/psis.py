@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.target import Drawn, Target, target
 from pyro_vaes.errors import InputError, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values, quietly
 from pyro_vaes.inference.pareto import FEWEST, smoothed
 from pyro_vaes.pair import Pair

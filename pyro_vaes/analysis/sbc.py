@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.simulate import Simulated, check_drawable, simulated
 from pyro_vaes.analysis.uniform import holm, symmetry, uniformity
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values
 from pyro_vaes.pair import Pair
 

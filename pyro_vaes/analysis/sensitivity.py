@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vaes.analysis.finding import Finding
 from pyro_vaes.analysis.simulate import rows_at_once
 from pyro_vaes.analysis.target import Drawn, Sites, Target, look
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import quietly
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.pareto import FEWEST, smoothed

@@ -17,6 +17,7 @@ from pyro_vaes.experiments import (
     frey_bound,
     frey_recovery,
     generation,
+    guide_audit,
     identifiability,
     mnist_denoising,
     nll,
@@ -58,6 +59,7 @@ _ALL = (
     crvae_nll,
     semi_supervised,
     crvae_images,
+    guide_audit,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
