@@ -9,7 +9,7 @@ from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
 
 COLOUR = {"good": "#3b8f5a", "caution": "#d9982b", "bad": ROBUST, "not tested": CLASSICAL}
 ANSWER = {"yes": "good", "with care": "caution", "no": "bad", "not known": "not tested"}
-LINE = 92
+LINE = 104
 
 
 def verdicts_figure(found: Checked, title: str) -> Figure:
