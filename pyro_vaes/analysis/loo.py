@@ -70,7 +70,7 @@ class LOO:
         what = "data" if self.left_out == "datum" else "entries"
         advice = {"good": "the sum can be compared between models of the same data",
                   "caution": "mind the values above 0.7, or take more draws",
-                  "bad": "do not compare models by it; take more draws, or a better guide"}[verdict]  # fmt: skip
+                  "bad": "do not compare models by it; take a better guide, or more draws"}[verdict]  # fmt: skip
         said = f"k-hat above 0.7 for {share:.1%} of {self.khat.numel()} {what}: {advice}"
         return Finding(test, question, verdict, said, {"elpd": self.total, "se": self.se, "unreliable": share})
 
