@@ -151,7 +151,8 @@ def drawn(
     if "elpd" in stats:
         figures["loo"] = plots.left_out(stats["elpd"], khat, by_entry, shape, title=f"Leave one out. {title}")
         numbers["LOO by datum"] = {"elpd": float(stats["elpd"].sum()), "mean": float(stats["elpd"].mean())}
-        numbers["findings"] = [str(LOO("datum", *map(torch.as_tensor, (stats["elpd"], khat)), draws).finding())]
+        by_datum = LOO("datum", torch.as_tensor(stats["elpd"]), torch.as_tensor(khat), draws)
+        numbers["findings"] = [str(by_datum.finding())]
     if by_entry is not None:
         numbers["findings"].append(str(by_entry.finding()))
         numbers["LOO by entry"] = {"data": len(by_entry.elpd), "mean": float(by_entry.elpd.mean()),
