@@ -1,13 +1,10 @@
 """Codes of p(z | x_seen) by Pyro's NUTS, one datum and one chain after the other."""
 
-import math
-import warnings
-
-import numpy as np
 import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from pyro_vaes.inference.by_arviz import rhat_and_ess
 from pyro_vaes.inference.completion.field import Cost, Field
 from pyro_vaes.inference.completion.local import Local
 from pyro_vaes.inference.densities import seed_at
@@ -54,8 +51,12 @@ def mixing(chains: Tensor) -> tuple[float, float]:
     >>> rhat < 1.05, ess > 300
     (True, True)
     """
+    rhat, ess = rhat_and_ess(chains.double().cpu().numpy())
+    return float(rhat.max()), float(ess.min())
     values = chains.double().cpu().numpy()
-    if values.shape[1] < 4:
+    # A class that never changes is neither mixed nor not.
+    values = values[..., values.std((0, 1)) > 0]
+    if values.shape[1] < 4 or not values.shape[2]:
         return math.nan, math.nan
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # ArviZ announces its next version at every import.

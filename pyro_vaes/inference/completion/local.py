@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pyro_vaes.inference.completion.descent import Energy
 from pyro_vaes.inference.completion.field import Cost, Field
 
 # Entries of a code: the curvature takes a pass through the network for each.
@@ -34,13 +35,24 @@ def local(field: Field, mode: Tensor) -> Local | None:
     Eigenvalues of H are taken as at least 0.1, and by their size where they are negative (no mode has been reached).
     None for codes of more than 128 entries, and where a network has no second derivative.
     """
+    cost = Cost(None, 0.0, None)
+    return laplace(lambda z: field.energy(z, cost), mode)
+
+
+def laplace(energy: Energy, mode: Tensor) -> Local | None:
+    """The same of any energy (R, B, k) -> (R, B) whose datum b depends on its own code alone.
+
+    >>> spread = torch.tensor([1.0, 2.0])
+    >>> laplace(lambda z: 0.5 * (z / spread).square().sum(-1), torch.zeros(1, 2)).scale.abs()
+    tensor([[[1., 0.],
+             [0., 2.]]])
+    """
     k = mode.shape[-1]
     if k > MOST:
         return None
-    cost = Cost(None, 0.0, None)
     with torch.enable_grad():
         z = mode.detach()[None].requires_grad_()
-        (slope,) = torch.autograd.grad(field.energy(z, cost).sum(), z, create_graph=True)
+        (slope,) = torch.autograd.grad(energy(z).sum(), z, create_graph=True)
         try:
             rows = [torch.autograd.grad(slope[..., j].sum(), z, retain_graph=True)[0][0] for j in range(k)]
         except RuntimeError:  # of a network that is differentiated once only
