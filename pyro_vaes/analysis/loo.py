@@ -1,19 +1,18 @@
 """Leave-one-out prediction where every datum has a code of its own: a datum left out, or an entry of one."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_vaes.finding import Finding
 from pyro_vaes.analysis.target import Sites, Target, look
 from pyro_vaes.errors import InputError, unknown, whole
-from pyro_vaes.finding import Finding
+from pyro_vaes.inference.by_arviz import psis
 from pyro_vaes.inference.densities import Values, quietly, rehearsed, run
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.pareto import FEWEST, khat
@@ -70,7 +69,7 @@ class LOO:
         what = "data" if self.left_out == "datum" else "entries"
         advice = {"good": "the sum can be compared between models of the same data",
                   "caution": "mind the values above 0.7, or take more draws",
-                  "bad": "do not compare models by it; take more draws, or a better guide"}[verdict]  # fmt: skip
+                  "bad": "do not compare models by it; take a better guide, or more draws"}[verdict]  # fmt: skip
         said = f"k-hat above 0.7 for {share:.1%} of {self.khat.numel()} {what}: {advice}"
         return Finding(test, question, verdict, said, {"elpd": self.total, "se": self.se, "unreliable": share})
 
@@ -179,7 +178,7 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     plain = (rows - raw, raw[:, 0] - math.log(s))
     if s < FEWEST:
         return *plain, shape
-    found = torch.as_tensor(_psislw((rows - rows.amax(1, keepdim=True)).clamp(min=-1e4).numpy()))
+    found = torch.as_tensor(psis((rows - rows.amax(1, keepdim=True)).clamp(min=-1e4).numpy())[0])
     found = found - found.logsumexp(1, keepdim=True)
     # Smoothing moves a fifth of the weights at most: the median is not among them.
     middle = rows.argsort(1)[:, s // 2, None]
@@ -190,20 +189,6 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.where(usual[:, 0], shift - math.log(s), plain[1]),
         shape,
     )
-
-
-def _psislw(log_weights: np.ndarray) -> np.ndarray:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # ArviZ announces its next version at every import; degenerate tails divide by zero.
-        warnings.simplefilter("ignore")
-        import arviz
-
-        if int(arviz.__version__.split(".")[0]) < 1:
-            return np.asarray(arviz.psislw(log_weights)[0])
-        # From 1.0 on it takes log-likelihoods, which it negates.
-        from arviz_stats.base import array_stats
-
-        return np.asarray(array_stats.psislw(-log_weights)[0])
 
 
 def _by_datum(log_w: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,9 +120,11 @@ def drawn(
 ) -> "tuple[dict[str, Figure], dict[str, Any]]":
     """The figures by name, and the numbers that posterior.json holds."""
     import numpy as np
+    import torch
 
     from pyro_vaes.analysis import posterior_plots as plots
     from pyro_vaes.analysis.latents import latents, values
+    from pyro_vaes.analysis.loo import LOO
 
     found = latents(tree)
     labels = None
@@ -149,7 +151,10 @@ def drawn(
     if "elpd" in stats:
         figures["loo"] = plots.left_out(stats["elpd"], khat, by_entry, shape, title=f"Leave one out. {title}")
         numbers["LOO by datum"] = {"elpd": float(stats["elpd"].sum()), "mean": float(stats["elpd"].mean())}
+        by_datum = LOO("datum", torch.as_tensor(stats["elpd"]), torch.as_tensor(khat), draws)
+        numbers["findings"] = [str(by_datum.finding())]
     if by_entry is not None:
+        numbers["findings"].append(str(by_entry.finding()))
         numbers["LOO by entry"] = {"data": len(by_entry.elpd), "mean": float(by_entry.elpd.mean()),
                                    "k-hat above 0.7": by_entry.unreliable}  # fmt: skip
     return figures, numbers
@@ -193,10 +198,8 @@ def said(content: dict[str, Any], path: str) -> list[str]:
         lines.append(f"a datum left out: log p(x) {content['LOO by datum']['mean']:.2f} nats per datum")
     if "LOO by entry" in content:
         known = content["LOO by entry"]
-        lines.append(
-            f"an entry left out: {known['mean']:.4f} nats per entry, of {known['data']} data; k-hat above 0.7 for "
-            f"{100 * known['k-hat above 0.7']:.1f} %"
-        )
+        lines.append(f"an entry left out: {known['mean']:.4f} nats per entry, of {known['data']} data")
+    lines += content.get("findings", [])
     lines += [f"left out: {name}: {why}" for name, why in content["left out"].items()]
     site = content["most used"][0].partition("[")[0]
     return [
