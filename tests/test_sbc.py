@@ -49,6 +49,11 @@ def test_the_exact_guide_passes():
         assert bool(((c.low - 0.02 <= level) & (level <= c.high + 0.02)).all())
 
 
+def test_few_simulations_are_no_good_news():
+    found = sbc(pair_with(), simulations=50, seed=1)
+    assert found.finding().verdict == found.symmetry().finding().verdict == "not tested"
+
+
 def test_half_of_the_variance_fails_and_is_no_bias():
     found = sbc(pair_with(scale=0.5**0.5), seed=1)
     finding = found.finding()
