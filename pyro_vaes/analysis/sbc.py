@@ -126,7 +126,7 @@ class Calibration:
             worst = int(torch.where(among, away[2].abs(), -1.0).argmax())
             said = (
                 f"{many} are off; the 90 % interval of {self.names[worst]} holds the truth in "
-                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; weigh its draws, if "
+                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; weigh draws if "
                 "k-hat allows"
             )
             return Finding("SBC", QUESTION, "bad", said, numbers)
