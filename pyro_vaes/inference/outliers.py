@@ -81,6 +81,17 @@ def _expectation(square: Tensor, share: float, narrow: float, broad: float) -> t
     return clean - both, float(both.mean()) - 0.5 * math.log(2 * math.pi)
 
 
+def log_clean(residual: Tensor, parts: TwoParts) -> Tensor:
+    """Read other residuals, in the same unit, with parts that have been fitted: their log-probability to be clean.
+
+    >>> u = torch.cat([torch.linspace(-1, 1, 90), torch.tensor([9.0, -8.0, 10.0])])
+    >>> parts = two_parts(u)
+    >>> torch.equal(log_clean(u, parts), parts.log_clean)
+    True
+    """
+    return _expectation(residual.double().square(), parts.share, parts.narrow, parts.broad)[0]
+
+
 def _maximisation(square: Tensor, weight: Tensor, minimum: float) -> tuple[float, float, float]:
     """The best share, narrow and broad for given weights of the broad part, b >= 2 a included."""
     clean, dirt = 1 - weight, weight
