@@ -1,12 +1,10 @@
 """Leave-one-out prediction where every datum has a code of its own: a datum left out, or an entry of one."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Independent
@@ -16,7 +14,8 @@ from pyro_vaes.analysis.target import Sites, Target, look
 from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.densities import Values, quietly, rehearsed, run
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
-from pyro_vaes.inference.pareto import FEWEST, khat
+from pyro_vaes.inference.pareto import FEWEST
+from pyro_vaes.inference.pareto import smoothed as pareto_smoothed
 from pyro_vaes.pair import Pair
 
 LEFT_OUT = ("datum", "entry")
@@ -174,13 +173,11 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (0.0, 0.0, 1.0)
     """
     rows = log_weights.detach().double().cpu()
-    raw, shape = rows.logsumexp(1, keepdim=True), khat(rows)
+    raw, (found, shape) = rows.logsumexp(1, keepdim=True), pareto_smoothed(rows)
     s = rows.shape[1]
     plain = (rows - raw, raw[:, 0] - math.log(s))
     if s < FEWEST:
         return *plain, shape
-    found = torch.as_tensor(_psislw((rows - rows.amax(1, keepdim=True)).clamp(min=-1e4).numpy()))
-    found = found - found.logsumexp(1, keepdim=True)
     # Smoothing moves a fifth of the weights at most: the median is not among them.
     middle = rows.argsort(1)[:, s // 2, None]
     shift = (rows.gather(1, middle) - found.gather(1, middle))[:, 0]
@@ -190,20 +187,6 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         torch.where(usual[:, 0], shift - math.log(s), plain[1]),
         shape,
     )
-
-
-def _psislw(log_weights: np.ndarray) -> np.ndarray:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # ArviZ announces its next version at every import; degenerate tails divide by zero.
-        warnings.simplefilter("ignore")
-        import arviz
-
-        if int(arviz.__version__.split(".")[0]) < 1:
-            return np.asarray(arviz.psislw(log_weights)[0])
-        # From 1.0 on it takes log-likelihoods, which it negates.
-        from arviz_stats.base import array_stats
-
-        return np.asarray(array_stats.psislw(-log_weights)[0])
 
 
 def _by_datum(log_w: Tensor) -> tuple[Tensor, Tensor]:
