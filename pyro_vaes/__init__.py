@@ -45,6 +45,8 @@ _HOMES = {
     "pyro_vaes.inference.guard": ["Diverged"],
     "pyro_vaes.inference.posterior": ["bound", "clean", "sample", "reconstruct", "Cleaned"],
     "pyro_vaes.inference.complete": ["complete", "Completed"],
+    "pyro_vaes.inference.condition": ["condition", "Conditioned"],
+    "pyro_vaes.inference.impute": ["impute", "Imputed"], "pyro_vaes.inference.masked": ["Masked"],
     "pyro_vaes.inference.likelihood": ["log_likelihood", "LogLikelihood"],
     "pyro_vaes.inference.annealed": ["Annealing"],
     "pyro_vaes.inference.sandwich": ["sandwich", "Sandwich"],
@@ -67,6 +69,8 @@ _HOMES = {
     "pyro_vaes.analysis.psis": ["psis", "reweighted", "Smoothed", "Reweighted"],
     "pyro_vaes.analysis.nuts": ["nuts", "Chains"], "pyro_vaes.analysis.gaps": ["gaps", "Gaps"],
     "pyro_vaes.analysis.compare": ["compare", "Compared"],
+    "pyro_vaes.analysis.tree": ["to_datatree", "to_arviz"], "pyro_vaes.analysis.loo": ["loo", "LOO"],
+    "pyro_vaes.analysis.netcdf": ["write_posterior", "open_posterior"],
     "pyro_vaes.inference.vae_gan": ["VAEGAN"], "pyro_vaes.nn.discriminator": ["ImageDiscriminator"],
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,13 +7,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vaes.commands import blocks, completion, latent, training, using
+from pyro_vaes.commands import blocks, completion, imputation, latent, posterior, training, using
 from pyro_vaes.commands.glossary import explain
 from pyro_vaes.errors import InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
-    for module in (training, using, latent, completion, blocks)
+    for module in (training, using, latent, completion, blocks, posterior, imputation)
     for name, function in vars(module).items()
     if name.startswith("do_")
 }

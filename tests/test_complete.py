@@ -124,7 +124,7 @@ def test_the_gaussian_at_the_mode_is_the_posterior_where_that_is_one(linear, mon
         near = local(at, posterior(pair, x)[0])
         torch.testing.assert_close(near.scale @ near.scale.mT, posterior(pair, x)[1].expand(3, 2, 2))
     # Any guide's weights are equal then but for the guide's own draws: none here, as of a guide that cannot score.
-    monkeypatch.setattr("pyro_vaes.inference.completion.weighing._scores", lambda field: False)
+    monkeypatch.setattr("pyro_vaes.inference.completion.weighing.scores_codes", lambda field: False)
     found = pv.complete(pair, x, MASK, method="importance", samples=200, prior_share=0)
     torch.testing.assert_close(found.ess, torch.full((3,), 200.0).double())
     assert found.shares == {"mode": 1}

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from pyro_vaes.pair import Pair
 
 
-def read_data(source: dict[str, Any], download: bool = False) -> "tuple[Dataset, Tensor, Tensor | None]":
-    """Give the clean data set, what to train on, and the mask of what we made dirty (None if nothing)."""
+def read_data(
+    source: dict[str, Any], download: bool = False, missing: bool = False
+) -> "tuple[Dataset, Tensor, Tensor | None]":
+    """Give the clean data set, what to train on, and the mask of what we made dirty (None if nothing).
+
+    With ``missing`` NaN may pass, as an entry that is missing.
+    """
     from pyro_vaes.data import corrupt, load
 
     options = {"root": source["root"], "split": source["split"], "limit": source["limit"]}
-    dataset = load(source["source"], **options, download=download)
+    dataset = load(source["source"], **options, download=download, missing=missing)
     x, mask = dataset.x, None
+    changed = source["corrupt"] or source["binarise"] not in (None, "dynamic")
+    if missing and changed and x.is_floating_point() and bool(x.isnan().any()):
+        raise InputError(f"{source['source']} has missing entries: they cannot be made dirty or binary here")
     if source["corrupt"] is not None:
         dirty = corrupt(x, source["corrupt"], shape=dataset.shape, seed=source["seed"])
         x, mask = dirty.x, dirty.mask

@@ -88,6 +88,7 @@ def do_fit(
     augment: str | None = None,
     condition: str | None = None,
     labels: int | None = None,
+    missing: float | None = None,
     replicas: int = 1,
     stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
@@ -123,6 +124,8 @@ def do_fit(
             many quadrants of an image, from which it predicts the others (condition_dim follows).
         labels: keep only so many labels, as many of every class, drawn from the seed; for variants such as m2_vae that
             take data without one.
+        missing: hide this share of the entries of every datum at every step, so that the guide learns to impute (see
+            impute); NaN in the data is missing too, and 0 hides nothing else.
         replicas: train this many seeds together, each into a run folder replica-N inside of out (other floors or
             rates: from Python).
         stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
@@ -143,7 +146,7 @@ def do_fit(
     }  # fmt: skip
     Plan(**plan)
     augment = _augment(binarise, augment)
-    dataset, x, _ = read_data(source, download)
+    dataset, x, _ = read_data(source, download, missing is not None)
     x, y, shape = modelled(condition, dataset, x)
     if y is not None and y.dim() == 2:
         if augment is not None:
@@ -153,13 +156,14 @@ def do_fit(
             )
         arguments = _with_condition_dim(target, arguments, y.shape[1])
     arguments = with_shape(target, arguments, shape)
-    pairs = [build(target, x.shape[1], arguments, seed + r) for r in range(whole("replicas", replicas))]
+    count = whole("replicas", replicas)
+    pairs = [build(target, x.shape[1], arguments, seed + r, missing) for r in range(count)]
     plan["betas"] = list(suited(pairs[0].objective, optimiser) if betas is None else betas)
     config = {
         "target": locate(target), "arguments": arguments, "data_dim": x.shape[1], "shape": list(shape),
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
-        "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels,
+        "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels, "missing": missing,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
@@ -188,11 +192,12 @@ def do_resume(run: str) -> int:
     replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
-    dataset, x, _ = read_data(first["data"])
+    missing = first["missing"]
+    dataset, x, _ = read_data(first["data"], missing=missing is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
     for config in (folder.config for folder in folders):
-        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"]))
+        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"], missing))
         _first_parameters(pairs[-1], config.get("start"))
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
@@ -285,6 +290,8 @@ def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tenso
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
     shape, few = run.config["shape"], None if y is None else y[:512]
+    if run.config["missing"] is not None:
+        x = pair.objective.filled(as_batch(x[:512]))  # type: ignore[attr-defined]
     if is_image(shape):
         batch = as_batch(x[:14])
         rows = {"data": batch.cpu(), "cleaned": reconstruct(pair, batch, few if few is None else few[:14])[0].cpu()}

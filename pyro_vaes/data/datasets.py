@@ -48,6 +48,7 @@ def load(
     split: str = "train",
     limit: int | None = None,
     download: bool = False,
+    missing: bool = False,
 ) -> Dataset:
     """Load a data set by name, or a file or image folder by path.
 
@@ -65,6 +66,7 @@ def load(
         limit: keep this many data, at least 1: the first ones, or of an image folder (celeba too) as many
             spread evenly over the sorted files, so that every class is seen.
         download: let torchvision fetch a named data set into `root`.
+        missing: let NaN pass, as an entry that is missing; an empty cell of a `.csv` file is one.
 
     Raises:
         InputError: an unknown name, a missing or damaged file, an unknown split, a limit below 1, an empty
@@ -83,11 +85,11 @@ def load(
     if isinstance(source, str) and source in DATASETS:
         x, shape, y = DATASETS[source](Path(root), split, limit, download)
     else:
-        x, shape, y = files.read(_existing(source), split=split, limit=limit)
+        x, shape, y = files.read(_existing(source), split=split, limit=limit, missing=missing)
     if y is not None and len(y) != len(x):
         raise InputError(f"{source}: has {len(x)} data and {len(y)} labels")
     x, y = x[:limit], None if y is None else y[:limit]
-    _check_finite(x, str(source))
+    _check_finite(x, str(source), missing)
     return Dataset(str(source), x, shape, y)
 
 
@@ -98,13 +100,14 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _check_finite(x: Tensor, name: str, values: int = 2**24) -> None:
+def _check_finite(x: Tensor, name: str, missing: bool = False, values: int = 2**24) -> None:
     """Look for NaN and inf in blocks of about `values` entries, so that a memory map stays on disk."""
     if not x.is_floating_point():
         return
     size = max(1, values // x.shape[1])
     for start in range(0, len(x), size):
-        bad = ~torch.isfinite(x[start : start + size])
+        part = x[start : start + size]
+        bad = part.isinf() if missing else ~part.isfinite()
         if bad.any():
             row, column = bad.nonzero()[0].tolist()
             value = x[start + row, column].item()

@@ -26,7 +26,7 @@ MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 Parts = tuple[Tensor, tuple[int, ...], Tensor | None]
 
 
-def read(path: str | Path, *, split: str = "train", limit: int | None = None) -> Parts:
+def read(path: str | Path, *, split: str = "train", limit: int | None = None, missing: bool = False) -> Parts:
     """Read a file or an image folder as rows, the shape of one row's datum, and labels.
 
     Arguments:
@@ -34,6 +34,7 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None) ->
         split: a file holds `"train"` only; a folder with a `train` subfolder has its subfolders as splits.
         limit: how many images of a folder are decoded, spread evenly over its files in sorted order, so
             that every class folder is seen; files are read whole (`load` cuts them).
+        missing: read empty cells of a `.csv` file as NaN.
 
     Returns:
         x of shape (N, d), the shape of one datum with product d, and int64 labels of shape (N,) or None.
@@ -61,7 +62,7 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None) ->
         raise InputError(f"{path}: is neither a file nor a folder")
     if split != "train":
         raise InputError(f"{path}: a file has no split {split!r}, only 'train'")
-    return reader(path)
+    return _csv(path, missing) if reader is _csv else reader(path)
 
 
 def _kinds() -> str:
@@ -202,7 +203,7 @@ def frey_layout(ff: np.ndarray, where: str) -> Parts:
     return x, (28, 20), None
 
 
-def _csv(path: Path) -> Parts:
+def _csv(path: Path, missing: bool = False) -> Parts:
     lines = _csv_lines(path)
     if not lines:
         raise InputError(f"{path}: is empty")
@@ -212,7 +213,7 @@ def _csv(path: Path) -> Parts:
     if not lines:
         raise InputError(f"{path}: has a header and no rows")
     width = len(header or lines[0][1])
-    table = np.stack([_csv_row(path, line, cells, width) for line, cells in lines])
+    table = np.stack([_csv_row(path, line, cells, width, missing) for line, cells in lines])
     column = _label_column(path, header or [])
     if column is None:
         return (*rows(table, str(path)), None)
@@ -245,9 +246,11 @@ def _label_column(path: Path, header: list[str]) -> int | None:
     return found[0] if found else None
 
 
-def _csv_row(path: Path, line: int, cells: list[str], width: int) -> np.ndarray:
+def _csv_row(path: Path, line: int, cells: list[str], width: int, missing: bool = False) -> np.ndarray:
     if len(cells) != width:
         raise InputError(f"{path}: line {line} has {len(cells)} cells, the first line has {width}")
+    if missing:
+        cells = [cell if cell.strip() else "nan" for cell in cells]
     try:
         return np.array([float(cell) for cell in cells])
     except ValueError:

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, said, unknown, whole
-from pyro_vaes.inference.completion.chains import chain, mixing
-from pyro_vaes.inference.completion.descent import descend
+from pyro_vaes.inference.completion.codes import by_importance, by_nuts, search
 from pyro_vaes.inference.completion.field import Cost, Field
 from pyro_vaes.inference.completion.judge import judge_of
-from pyro_vaes.inference.completion.local import local
 from pyro_vaes.inference.completion.seen import checked, filling
 from pyro_vaes.inference.completion.sites import METHODS, Layout, layout
-from pyro_vaes.inference.completion.weighing import moments, pick, weigh
-from pyro_vaes.inference.densities import quietly, run, seed_at
+from pyro_vaes.inference.completion.weighing import moments
+from pyro_vaes.inference.densities import quietly
 from pyro_vaes.inference.guard import check_condition
-from pyro_vaes.inference.posterior import codes_at_mean
 from pyro_vaes.pair import Pair
 
 # NUTS takes a datum at a time, and minutes for a large network.
@@ -214,16 +211,10 @@ def _batches(
 
 def _batch(pair: Pair, sites: Layout, plan: _Plan, start: int, x: Tensor, y: Tensor | None, seen: Tensor) -> Completed:
     field = Field(pair, sites, x, y, seen)
-    state = _starts(field, plan.restarts, (plan.seed, start))
-    found = descend(lambda z: field.energy(z, plan.cost), state, plan.steps)
-    ends = found.trace[-1].nan_to_num(nan=torch.inf)
-    if not ends.amin(0).isfinite().all():
-        raise ArithmeticError("a completion has no finite energy at any of its starts")
-    order = ends.argsort(0)
-    ranked = found.z.gather(0, order[..., None].expand_as(found.z))
-    trace = found.trace.gather(1, order[None, :1].expand(len(found.trace), 1, -1))[:, 0]
-    drawn = {"optimise": _at_best, "importance": _weighed, "nuts": _by_nuts}[plan.method](field, ranked, plan, start)
-    state, mean, sd, scores = drawn
+    ranked, found = search(field, plan.cost, plan, start)
+    best = found.trace[-1].nan_to_num(nan=torch.inf).argmin(0)
+    trace = found.trace.gather(1, best[None, None].expand(len(found.trace), 1, -1))[:, 0]
+    state, mean, sd, scores = _drawn(field, ranked, plan, start)
     images = field.noisy(state, (plan.seed, start, 7)) if plan.noise else field.generated(state)
     nothing = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
     return Completed(
@@ -233,63 +224,19 @@ def _batch(pair: Pair, sites: Layout, plan: _Plan, start: int, x: Tensor, y: Ten
         field.values(state)[0],
         trace[-1],
         trace,
-        ends,
+        found.trace[-1].nan_to_num(nan=torch.inf),
         **({"ess": nothing, "khat": nothing, "rhat": nothing} | scores),
     )
 
 
-_Drawn = tuple[Tensor, Tensor, Tensor, dict[str, Any]]
-
-
-def _at_best(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
-    mean = field.generated(ranked[:1])[0]
-    return ranked[:1], mean, torch.full_like(mean, torch.nan), {}
-
-
-def _weighed(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
-    # The guide is shown the most likely completion: a grey half is no datum that it knows.
-    shown = torch.where(field.seen, field.x, field.generated(ranked[:1])[0])
-    near = local(field, ranked[0])
-    field = Field(field.pair, field.layout, shown, field.y, field.seen)
-    found = weigh(field, near, plan.samples, plan.prior_share, plan.chunk, (plan.seed, start, 5))
-    state = pick(found, plan.draws, (plan.seed, start, 6))
+def _drawn(field: Field, ranked: Tensor, plan: _Plan, start: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    """Codes, mean and standard deviation of gen(z), and how good they are."""
+    if plan.method == "optimise":
+        mean = field.generated(ranked[:1])[0]
+        return ranked[:1], mean, torch.full_like(mean, torch.nan), {}
+    found = (by_importance if plan.method == "importance" else by_nuts)(field, ranked, plan, start)
     mean, sd = moments(field, found.state, found.weights, plan.chunk)
-    return state, mean, sd, {"ess": found.ess, "khat": found.khat, "shares": found.shares}
-
-
-def _by_nuts(field: Field, ranked: Tensor, plan: _Plan, start: int) -> _Drawn:
-    rows: Any = range(len(field.x))
-    if plan.progress:
-        from tqdm import tqdm
-
-        rows = tqdm(rows, unit="datum")
-    each, kept = [], -(-plan.samples // plan.chains)
-    near = local(field, ranked[0])
-    for i in rows:
-        one, spread = field.only(i), None if near is None else near.only(i)
-        each.append(torch.stack([chain(one, spread, ranked[c % len(ranked), i], kept, plan.warmup, plan.depth,
-                                       (plan.seed, start + i, 8, c)) for c in range(plan.chains)]))  # fmt: skip
-    scores = torch.tensor([mixing(chains) for chains in each], dtype=torch.float64, device=field.x.device)
-    # Draws in turns from all chains.
-    state = torch.stack([chains.transpose(0, 1).flatten(0, 1) for chains in each], 1)
-    mean, sd = moments(field, state, torch.full_like(state[..., 0], 1 / len(state), dtype=torch.float64), plan.chunk)
-    chosen = torch.linspace(0, len(state) - 1, plan.draws).round().long()
-    return state[chosen], mean, sd, {"rhat": scores[:, 0], "ess": scores[:, 1]}
-
-
-def _starts(field: Field, restarts: int, where: tuple[int, ...]) -> Tensor:
-    """The guide's mean code, then by turns a draw of the guide and one of the prior: (R, B, k)."""
-    means = codes_at_mean(field.pair, field.x, field.y)
-    found = [field.state({name: means[name][None] for name in field.layout.free})]
-    for r in range(1, restarts):
-        # A seed each: more restarts begin where fewer did.
-        seed_at(*where, 4, r)
-        q = {name: site["value"] for name, site in run(field.pair.guide, field.x, field.y, 1, {}).items()}
-        if r % 2 == 0:
-            others = {name: value for name, value in q.items() if name not in field.layout.free}
-            q = {name: site["value"] for name, site in run(field.pair.model, field.x, field.y, 1, others).items()}
-        found.append(field.state({name: q[name] for name in field.layout.free}))
-    return torch.cat(found)
+    return found.picked, mean, sd, found.scores
 
 
 def _joined(parts: list[Completed]) -> Completed:

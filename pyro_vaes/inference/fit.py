@@ -26,6 +26,7 @@ from pyro_vaes.inference.guard import (
     check_rows,
     packed,
     rehearse,
+    takes_holes,
 )
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
@@ -66,8 +67,8 @@ def fit(
     Args:
         pair: any pair; its parameters change in place, and live where the training is. A list of pairs is trained as
             replicas: they may differ in every tensor (parameters, a fixed floor, beta), not in their programs.
-        x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used. For replicas one for
-        all,
+        x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used; NaN where an entry is
+            missing, for an objective that is :class:`~pyro_vaes.inference.masked.Masked`. For replicas one for all,
             or a list of one each, of one shape.
         y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
         steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
@@ -165,14 +166,14 @@ def train(
     if len(conditions) != len(pairs):
         raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
     for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):
-        check_data(pair, rows, fresh)
+        check_data(pair, rows, fresh, holes=takes_holes(pair))
         conditions[i] = check_condition(pair, rows, conditions[i])
         check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
     if pairs[0].condition_dim:
         data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
-    prepare = _prepared(fresh, pairs[0].data_dim)
+    prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
     extra = _extra(given, fresh)
     tracks = [
         Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)
@@ -270,7 +271,7 @@ def check_options(
         InputError: naming what is wrong and what is allowed.
     """
     fresh = augmentation(augment)
-    check_data(pair, x, fresh)
+    check_data(pair, x, fresh, holes=takes_holes(pair))
     choose(engine, 1, torch.device("cpu"))
     for name, schedule in read(schedules).items():
         find(pair, name)
@@ -281,16 +282,18 @@ def check_options(
         except Exception as error:
             raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
     y = pair.first_condition(len(x)) if y is None else y[: len(x)]
-    rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim))
+    rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim, takes_holes(pair)))
 
 
-def _prepared(fresh: Augmentation | None, data_dim: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Make rows what the pair is called with: floats, drawn anew, their condition apart."""
 
     def prepare(batch: Tensor) -> tuple[Tensor, ...]:
         batch = as_batch(batch)
         x, y = (batch, None) if batch.shape[1] == data_dim else (batch[:, :data_dim], batch[:, data_dim:])
-        x = x if fresh is None else fresh(x)
+        if fresh is not None:
+            # What is missing stays missing.
+            x = torch.where(x.isnan(), x, fresh(x.nan_to_num())) if holes else fresh(x)
         return (x,) if y is None else (x, y)
 
     return prepare

@@ -33,7 +33,12 @@ def as_batch(x: Tensor) -> Tensor:
 
 
 def check_data(
-    pair: Pair, x: Tensor, augment: Callable[[Tensor], Tensor] | None = None, *, support: bool = True
+    pair: Pair,
+    x: Tensor,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    *,
+    support: bool = True,
+    holes: bool = False,
 ) -> None:
     """Refuse data that the pair cannot model.
 
@@ -41,6 +46,7 @@ def check_data(
         x: shape (N, d), float or uint8, read in chunks.
         augment: what happens to a batch before the pair sees it; it takes values in [0, 1].
         support: False lets any finite value pass, where no likelihood is asked for.
+        holes: let NaN pass, where the objective takes it as missing.
 
     Raises:
         InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
@@ -70,6 +76,10 @@ def check_data(
     family: Any = getattr(of, "base_constraint", of)
     for start in range(0, len(x), CHUNK):
         chunk = as_batch(x[start : start + CHUNK])
+        if holes and chunk.isnan().any():
+            # Any value that is there stands in for one that is not.
+            there = chunk[~chunk.isnan()]
+            chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
         _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
         if not support:
             continue
@@ -144,6 +154,11 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
 def packed(x: Tensor, y: Tensor | None) -> Tensor:
     """Put the condition of every datum beside it, in one tensor that a training reads rows from."""
     return x if y is None else torch.cat([as_batch(x).to(y.dtype), y], 1)
+
+
+def takes_holes(pair: Pair) -> bool:
+    """Whether the pair's objective takes NaN as missing."""
+    return hasattr(pair.objective, "missing_fill")
 
 
 def _augmented(chunk: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
@@ -83,7 +84,7 @@ class Run:
         if isinstance(config, dict):
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
-            config = later | {"stage_steps": None, "labels": None} | config
+            config = later | {"stage_steps": None, "labels": None, "missing": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -100,7 +101,9 @@ class Run:
         """
         if not (self.path / CHECKPOINT).exists() and (self.path / "stage-1").is_dir():
             raise InputError(f"{self.path} is not trained to its last stage: pyro-vaes fit --resume {self.path}")
-        pair = build(self.config["target"], self.config["data_dim"], self.config["arguments"])
+        pair = build(
+            self.config["target"], self.config["data_dim"], self.config["arguments"], missing=self.config["missing"]
+        )
         tensors, _ = checkpoint.load(self.path / CHECKPOINT)
         load_state(pair, tensors, self.path / CHECKPOINT)
         return pair.eval()
@@ -122,7 +125,7 @@ TYPES: dict[str, Any] = {
     "augment": str | None,
     "condition": str | None,
     "stage_steps": list | None, "labels": int | None,
-    "checkpoint_every": int,
+    "missing": int | float | None, "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,
         "binarise": int | float | str | None, "seed": int,
@@ -186,8 +189,12 @@ def locate(target: str) -> str:
     return f"{Path(file).resolve()}:{name}" if colon else target
 
 
-def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0) -> Pair:
+def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0, missing: float | None = None) -> Pair:
     """Call a target; its networks start from ``seed``.
+
+    Args:
+        missing: the share of entries that its objective hides in training; see
+            :class:`~pyro_vaes.inference.masked.Masked`. None leaves the objective as it is.
 
     Raises:
         InputError: if the target takes other arguments, or gives no :class:`~pyro_vaes.pair.Pair`.
@@ -207,6 +214,8 @@ def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0) 
             raise InputError(f"{target} could not be built: {first_line(error)}") from error
     if not isinstance(pair, Pair):
         raise InputError(f"{target} gave a {type(pair).__name__}: it must give a Pair")
+    if missing is not None:
+        pair.objective = Masked(pair.objective, missing)
     return pair
 
 

@@ -49,7 +49,8 @@ class IndexConditional(PyroModule):
             floor = pyro.deterministic("scale", self.floor(z).expand(mu.shape), event_dim=1)
             variance = (0.0 if x is None else (x - mu).square()) + floor.square()
             log_prior = -0.5 * floor.square() / variance - Jeffreys(floor, self.width).log_normaliser
-            pyro.factor("sigma", log_prior.sum(-1))
+            # A factor entry by entry: what is missing leaves its own out.
+            pyro.sample("sigma", dist.Unit(log_prior).to_event(1), obs=log_prior.new_empty((*log_prior.shape, 0)))
             return pyro.sample("x", dist.Normal(mu, variance.sqrt()).to_event(1), obs=x)
 
     @staticmethod

@@ -1,5 +1,7 @@
 """Codes of p(z | x_seen) by Pyro's NUTS, one datum and one chain after the other."""
 
+import math
+
 import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
@@ -51,5 +53,10 @@ def mixing(chains: Tensor) -> tuple[float, float]:
     >>> rhat < 1.05, ess > 300
     (True, True)
     """
-    rhat, ess = rhat_and_ess(chains.double().cpu().numpy())
+    values = chains.double().cpu().numpy()
+    # A class that never changes is neither mixed nor not.
+    values = values[..., values.std((0, 1)) > 0]
+    if not values.shape[2]:
+        return math.nan, math.nan
+    rhat, ess = rhat_and_ess(values)
     return float(rhat.max()), float(ess.min())

@@ -1,11 +1,12 @@
 """The terms of Eq. 5 at given codes: what the seen entries say of a code, what the prior does, what it generates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.distributions import Delta
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Independent
@@ -14,7 +15,7 @@ from torch.nn.functional import softplus
 from pyro_vaes.inference.completion.sites import Layout
 from pyro_vaes.inference.densities import Values, log_prob, run, sampled_sites, seed_at
 from pyro_vaes.inference.posterior import AtMean, recorded
-from pyro_vaes.pair import Pair
+from pyro_vaes.pair import Pair, _Representative
 
 
 class Terms(NamedTuple):
@@ -26,6 +27,17 @@ class Terms(NamedTuple):
     prior: Tensor
     seen: Tensor
     mean: Tensor
+
+
+class Scored(NamedTuple):
+    """At sites of a code: ``prior`` log p(code), (R, B); ``entries`` log p(x_j | code) of all entries, (R, B, d);
+    ``mean`` gen(z), (R, B, d); and the model's trace.
+    """
+
+    prior: Tensor
+    entries: Tensor
+    mean: Tensor
+    trace: poutine.Trace
 
 
 class Cost(NamedTuple):
@@ -62,19 +74,19 @@ class Field:
 
     def terms(self, state: Tensor) -> Terms:
         values, jacobian = self.values(state)
-        exact, drawn = dict[str, Any](), Values()
-        if self.layout.entrywise:
-            q = run(self.pair.guide, self.x, self.y, len(state), values)
-            drawn = {name: q[name]["value"].detach() for name in self.layout.entrywise}
-            exact = {name: {**q[name], "value": drawn[name]} for name in drawn}
-        trace = self.model({**values, **drawn}, len(state))
+        found = self.at(values, len(state))
+        prior, seen = found.prior + jacobian, torch.where(self.seen, found.entries.double(), 0.0).sum(-1)
+        return Terms(prior.expand(state.shape[:-1]), seen.expand(state.shape[:-1]), found.mean)
+
+    def at(self, values: Mapping[str, Tensor], codes: int) -> "Scored":
+        """What model and guide say of given sites (R, B, ...) of the code, discrete ones included."""
+        q = run(self.pair.guide, self.x, self.y, codes, values) if self.layout.beside else {}
+        beside = answers(self.layout, q)
+        trace = self.model({**values, **{name: site["value"] for name, site in beside.items()}}, codes)
         p: dict[str, Any] = dict(sampled_sites(trace))
-        prior = sum((log_prob(p[name]).double() for name in self.layout.free), jacobian)
-        entries = _entries(p["x"])
-        for name in self.layout.entrywise:
-            entries = entries + _entries(p[name]) - _entries(exact[name])
-        seen = torch.where(self.seen, entries.double(), 0.0).sum(-1)
-        return Terms(prior.expand(state.shape[:-1]), seen.expand(state.shape[:-1]), self.mean_of(trace, len(state)))
+        zero = torch.zeros((), dtype=torch.float64, device=self.x.device)
+        prior = sum((log_prob(p[name]).double() for name in values), zero)
+        return Scored(prior, entries(self.layout, p, beside), self.mean_of(trace, codes), trace)
 
     def model(self, values: Values, codes: int) -> poutine.Trace:
         """Run the model at given sites, with all others at their means."""
@@ -123,8 +135,39 @@ class Field:
         return squares - gamma * prior, mean
 
 
+def prior_sites(field: Field, codes: int, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The model's sites, drawn; an outlier whose prior is improper is at its mean."""
+    with _Representative():
+        return run(field.pair.model, field.x, field.y, codes, values)
+
+
+def answers(layout: Layout, q: Mapping[str, Any]) -> dict[str, Any]:
+    """The guide's sites beside the code: exact draws as constants; points, which move with the code, as they are."""
+    return {
+        name: {**q[name], "value": q[name]["value"] if name in layout.points else q[name]["value"].detach()}
+        for name in layout.beside
+    }
+
+
+def entries(layout: Layout, p: Mapping[str, Any], beside: Mapping[str, Any]) -> Tensor:
+    """log p(x_j | code) of every entry, up to a constant where that is a kernel: exact sites are integrated out, points
+    profiled out.
+
+    Args:
+        p: the model's sites at the values of ``beside``, the guide's sites beside the code.
+    """
+    found = _entries(p["x"])
+    for name in layout.factors:
+        found = found + _entries(p[name])
+    for name, site in beside.items():
+        found = found + _entries(p[name]) - _entries(site)
+    return found
+
+
 def _entries(site: Any) -> Tensor:
-    """The log-density of a site entry by entry."""
+    """The log-density of a site entry by entry; that of a point mass in equal parts."""
     fn = site["fn"]
+    if isinstance(fn, Delta):
+        return (fn.log_density / fn.event_shape[-1])[..., None].expand(site["value"].shape)
     assert isinstance(fn, Independent)  # the layout has looked
     return fn.base_dist.log_prob(site["value"])

@@ -1,8 +1,10 @@
 """Which entries of data are seen, and what stands in for the others: hidden entries are never read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.util import prune_subsample_sites
@@ -32,16 +34,45 @@ def checked(pair: Pair, x: Any, mask: Any) -> tuple[Tensor, Tensor]:
     >>> checked(l2_vae(3, 2, (4,)), torch.tensor([[0.5, torch.nan, 1.0]]), [1, 0, 1])
     (tensor([[0.5000, 0.0000, 1.0000]]), tensor([[ True, False,  True]]))
     """
+    _check_rows(pair, x)
+    seen = checked_mask(mask, x)
+    return _harmlessly(pair, x, seen), seen
+
+
+def observed(pair: Pair, x: Any, mask: Any = None) -> tuple[Tensor, Tensor]:
+    """Give data whose missing entries hold a harmless number, and what is observed as (N, d) bool.
+
+    Args:
+        x: (N, d), in the pair's range, or uint8 pixels; NaN is missing.
+        mask: (d,) or (N, d), 1 or True where x is OBSERVED, 0 or False where it is missing too; None for NaN only.
+
+    Raises:
+        InputError: for a mask that is none, and for bad observed entries.
+
+    >>> from pyro_vaes.variants import l2_vae
+    >>> observed(l2_vae(3, 2, (4,)), torch.tensor([[0.5, torch.nan, 1.0]]), [1, 1, 0])
+    (tensor([[0.5000, 0.0000, 0.0000]]), tensor([[ True, False, False]]))
+    """
+    _check_rows(pair, x)
+    seen = torch.ones(x.shape, dtype=torch.bool, device=x.device) if mask is None else read_mask(mask, x)
+    if x.is_floating_point():
+        seen = seen & ~x.isnan()
+    return _harmlessly(pair, x, seen), seen
+
+
+def _check_rows(pair: Pair, x: Any) -> None:
     if not isinstance(pair, Pair):
         raise InputError(f"a Pair is needed, not {type(pair).__name__}")
     if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2 or not len(x):
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
-    seen = checked_mask(mask, x)
+
+
+def _harmlessly(pair: Pair, x: Tensor, seen: Tensor) -> Tensor:
     rows = as_batch(x)
     rows = torch.where(seen, rows, torch.full_like(rows, _harmless(pair)))
     check_data(pair, rows)
-    return rows, seen
+    return rows
 
 
 def checked_mask(mask: Any, x: Tensor) -> Tensor:
@@ -51,6 +82,23 @@ def checked_mask(mask: Any, x: Tensor) -> Tensor:
     Traceback (most recent call last):
         ...
     pyro_vaes.errors.InputError: the mask hides nothing: its entries are 1 where x is seen and 0 where it is hidden
+    """
+    seen = read_mask(mask, x)
+    if seen.all():
+        raise InputError("the mask hides nothing: its entries are 1 where x is seen and 0 where it is hidden")
+    blind = ~seen.any(1)
+    if blind.any():
+        raise InputError(
+            f"the mask hides all of row {int(blind.nonzero()[0])}: 1 is seen, 0 is hidden; new data are drawn by sample"
+        )
+    return seen
+
+
+def read_mask(mask: Any, x: Tensor) -> Tensor:
+    """Give a mask as (B, d) bool on the device of x, however much it hides.
+
+    Raises:
+        InputError: for an array of another shape, or of other values than 0 and 1.
     """
     try:
         given = torch.as_tensor(mask)
@@ -63,15 +111,7 @@ def checked_mask(mask: Any, x: Tensor) -> Tensor:
         raise InputError("the mask is sparse: it must be an ordinary array of 0 (hidden) and 1 (seen)")
     if given.is_complex() or not bool(((given == 0) | (given == 1)).all()):
         raise InputError("the mask holds other values than 0 (hidden) and 1 (seen)")
-    seen = given.to(x.device).bool().expand(x.shape)
-    if seen.all():
-        raise InputError("the mask hides nothing: its entries are 1 where x is seen and 0 where it is hidden")
-    blind = ~seen.any(1)
-    if blind.any():
-        raise InputError(
-            f"the mask hides all of row {int(blind.nonzero()[0])}: 1 is seen, 0 is hidden; new data are drawn by sample"
-        )
-    return seen
+    return given.to(x.device).bool().expand(x.shape)
 
 
 def _harmless(pair: Pair) -> float:
@@ -104,3 +144,18 @@ def filling(pair: Pair, x: Tensor, y: Tensor | None, fill: Any, seed: int, codes
     with _Representative():
         trace = prune_subsample_sites(poutine.trace(program).get_trace(rows, y))
     return recorded(trace, "mu", "mean").expand(codes, *rows.shape).mean(0).expand(x.shape)
+
+
+def stand_in(recorded: Mapping[str, Any], likelihood: Any) -> Any:
+    """How a missing entry is drawn given the code: by the likelihood, but for models that record an ordinary residual.
+
+    Those know of outliers: a missing entry is what a clean one would be, N(mu, scale^2).
+
+    Args:
+        recorded: the values that a model has recorded, among them the sites ``mu`` and ``scale`` where it has them.
+    """
+    if "scale" not in recorded:
+        return likelihood
+    mu = recorded.get("mu")
+    mu = likelihood.mean if mu is None else mu
+    return dist.Normal(mu, recorded["scale"].expand(mu.shape)).to_event(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
-from pyro_vaes.inference.completion.field import Field
+from pyro_vaes.inference.completion.field import Field, prior_sites
 from pyro_vaes.inference.completion.local import Local
 from pyro_vaes.inference.densities import run, seed_at, total
 from pyro_vaes.inference.pareto import khat
@@ -71,8 +71,10 @@ def _some(
     if source == "mode" and near is not None:
         state = near.normal().sample(torch.Size([count]))
     else:
-        program = field.pair.model if source == "prior" else field.pair.guide
-        sites = run(program, field.x, field.y, count, {})
+        if source == "prior":
+            sites = prior_sites(field, count, {})
+        else:
+            sites = run(field.pair.guide, field.x, field.y, count, {})
         state = field.state({name: sites[name]["value"] for name in free})
     terms = field.terms(state)
     if shares.get("prior") == 1:
@@ -90,7 +92,7 @@ def _some(
 
 def _shares(field: Field, near: bool, prior_share: float | None) -> dict[str, float]:
     """How many of the codes come from where."""
-    guide, a = _scores(field), prior_share
+    guide, a = scores_codes(field), prior_share
     if not guide and not near and a not in (None, 0, 1):
         raise InputError(
             f"prior_share is {a}, but the guide of {field.pair.name} scores its own draws only: it must be 0 or 1"
@@ -100,12 +102,12 @@ def _shares(field: Field, near: bool, prior_share: float | None) -> dict[str, fl
     return {"prior": a, "guide": b, "mode": 1 - a - b}
 
 
-def _scores(field: Field) -> bool:
+def scores_codes(field: Field) -> bool:
     """Whether the guide knows the density of a code that it has not drawn."""
-    sites = run(field.pair.model, field.x, field.y, 2, {})
+    sites, code = prior_sites(field, 2, {}), (*field.layout.free, *field.layout.discrete)
     try:
-        values = {name: sites[name]["value"] for name in field.layout.free}
-        total(run(field.pair.guide, field.x, field.y, 2, values), field.layout.free, 2, field.x)
+        values = {name: sites[name]["value"] for name in code}
+        total(run(field.pair.guide, field.x, field.y, 2, values), code, 2, field.x)
     except (KeyError, NotImplementedError, InputError):
         return False
     return True

@@ -1,0 +1,116 @@
+"""What goes into a tree, a batch of data at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vaes.analysis.loo import smoothed
+from pyro_vaes.analysis.plan import Plan
+from pyro_vaes.analysis.replicate import replicate
+from pyro_vaes.analysis.target import Target
+from pyro_vaes.inference.densities import quietly, seed_at
+from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.inference.pareto import khat
+
+# group -> name -> (S, B, ...), or (B, ...) where the variable has no draws.
+Arrays = dict[str, dict[str, np.ndarray]]
+
+
+def batches(plan: Plan, progress: bool = False) -> Iterator[tuple[slice, Arrays]]:
+    """Give the rows of each batch with their arrays, which have the shapes that the plan says.
+
+    Raises:
+        ArithmeticError: if a weight is not a number.
+    """
+    starts = range(0, len(plan.x), plan.batch_size)
+    if progress:
+        from tqdm import tqdm
+
+        starts = tqdm(starts, unit="batch", desc=f"posterior of {plan.pair.name}")
+    for start in starts:
+        rows = slice(start, min(start + plan.batch_size, len(plan.x)))
+        with quietly(plan.pair):
+            found = _batch(plan, rows)
+        yield rows, {g: {n: _shaped(plan, g, n, found[g][n]) for n in v} for g, v in plan.variables.items()}
+
+
+def _batch(plan: Plan, rows: slice) -> dict[str, dict[str, Tensor]]:
+    x, y = as_batch(plan.x[rows]), None if plan.y is None else plan.y[rows]
+    at = Target(plan.pair, x, y, plan.sites)
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+
+    def put(group: str, name: str, value: Tensor) -> None:
+        if name in plan.variables.get(group, {}):
+            parts.setdefault((group, name), []).append(value)
+
+    for done in range(0, plan.draws, plan.chunk):
+        count = min(plan.chunk, plan.draws - done)
+        drawn = at.draw(count, (plan.seed, rows.start, done))
+        for name, value in _codes(plan, drawn.values).items():
+            put("posterior", name, value)
+        put("log_likelihood", "x", drawn.data)
+        put("sample_stats", "lp", drawn.prior + drawn.data)
+        put("sample_stats", "log_weight", torch.full_like(drawn.data, torch.nan) if at.sites.point_mass
+            else drawn.log_weights)  # fmt: skip
+        few = min(count, plan.replicates - done)
+        if few > 0:
+            put("posterior_predictive", "mu", drawn.mean[:few])
+            for name in plan.wide:
+                put("posterior_predictive", name, drawn.values[name][:few])
+            _new(plan, rows, y, few, done, {name: drawn.values[name][:few] for name in at.sites.code}, put)
+    found: dict[str, dict[str, Tensor]] = {group: {} for group in plan.variables}
+    for (group, name), values in parts.items():
+        found[group][name] = torch.cat(values)
+    found["sample_stats"] |= _stats(plan, found["sample_stats"]["log_weight"], rows.start)
+    found["observed_data"]["x"] = x
+    return found | {"constant_data": _constants(plan, rows)}
+
+
+def _new(plan: Plan, rows: slice, y: Tensor | None, few: int, done: int, codes: dict[str, Tensor], put) -> None:
+    """Replicas of the data, and draws of the prior: as many."""
+    size = rows.stop - rows.start
+    if "x" in plan.variables["posterior_predictive"]:
+        seed_at(plan.seed, rows.start, done, 1)
+        put("posterior_predictive", "x", replicate(plan.pair, size, y, few, codes)[0]["x"])
+    if "prior" in plan.variables:
+        seed_at(plan.seed, rows.start, done, 2)
+        values, mean = replicate(plan.pair, size, y, few, {})
+        for name, value in _codes(plan, values).items():
+            put("prior", name, value)
+        put("prior_predictive", "x", values["x"]), put("prior_predictive", "mu", mean)
+
+
+def _codes(plan: Plan, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not plan.blocks:
+        return values
+    return {**values, "z": torch.stack([values[name] for name in plan.blocks], 2)}
+
+
+def _stats(plan: Plan, log_w: Tensor, start: int) -> dict[str, Tensor]:
+    if plan.sites.point_mass:
+        nothing = torch.full(log_w.shape[1:], torch.nan, dtype=torch.float64)
+        return {"khat": nothing, "ess": nothing}
+    if log_w.isnan().any():
+        row = int(log_w.isnan().any(0).nonzero()[0])
+        raise ArithmeticError(f"a weight of the datum at row {start + row} is not a number")
+    w = log_w.softmax(0)
+    found = {"khat": khat(log_w.T), "ess": 1 / w.square().sum(0)}
+    return found | ({"elpd": smoothed(log_w.T)[1]} if plan.sites.normalised else {})
+
+
+def _constants(plan: Plan, rows: slice) -> dict[str, Tensor]:
+    given = {"label": plan.labels, "condition": plan.y, **plan.marks}
+    return {name: value[rows] for name, value in given.items() if value is not None}
+
+
+def _shaped(plan: Plan, group: str, name: str, value: Tensor) -> np.ndarray:
+    """An array of the variable's dimensions, with as many data as there are in it."""
+    variable = plan.variables[group][name]
+    array = value.detach().cpu().numpy().astype(variable.dtype, copy=False)
+    i = variable.dims.index("datum")
+    chain = (1,) if "chain" in variable.dims else ()
+    data = array.shape[i - len(chain)]
+    sizes = tuple(plan.sizes[d] for d in variable.dims[i + 1 :])
+    return np.ascontiguousarray(array).reshape(*chain, *array.shape[: i - len(chain)], data, *sizes)

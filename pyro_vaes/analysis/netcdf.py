@@ -1,0 +1,141 @@
+"""The tree as a netCDF file, written a batch at a time: for any number of data in bounded memory."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vaes.analysis.batches import batches
+from pyro_vaes.analysis.plan import Plan, planned
+from pyro_vaes.analysis.tree import BATCH, CHUNK, DRAWS, REPLICATES, attributes, every, within
+from pyro_vaes.errors import InputError
+from pyro_vaes.pair import Pair
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+
+def write_posterior(
+    path: str | Path,
+    pair: Pair,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    draws: int = DRAWS,
+    replicates: int = REPLICATES,
+    shape: tuple[int, ...] | None = None,
+    labels: Tensor | None = None,
+    mask: Tensor | None = None,
+    dirty: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    chunk: int = CHUNK,
+    progress: bool = False,
+) -> Path:
+    """Write what :func:`~pyro_vaes.analysis.tree.to_datatree` gives for the same arguments to a netCDF file.
+
+    Memory is that of one batch, whatever N is (and of x itself): batch_size (S k + 4 R d) numbers, and the networks'
+    for chunk times batch_size codes. The file is compressed, and stands under its name once it is whole: until then
+    it has a hidden name beside it, and what was there before stays.
+
+    Args:
+        path: of the file, in a folder that exists. All others: as there.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: for bad data or arguments, a pair without a code, or a folder that does not exist.
+
+    >>> import torch
+    >>> from pyro_vaes.variants import vae
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_posterior(f"{folder}/posterior.nc", vae(4, 2, (5,)), torch.ones(3, 4), draws=30)
+    ...     open_posterior(path)["posterior"]["z"].shape
+    (1, 30, 3, 2)
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"path {path}: it must name a file in a folder that exists")
+    plan = planned(pair, x, y, draws=draws, replicates=replicates, shape=shape, labels=labels, mask=mask, dirty=dirty,
+                   seed=seed, batch_size=batch_size, chunk=chunk)  # fmt: skip
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        _write(temporary, plan, progress)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read.
+        mask_of_user = os.umask(0)
+        os.umask(mask_of_user)
+        temporary.chmod(0o666 & ~mask_of_user)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def open_posterior(path: str | Path, *, lazy: bool = False) -> "DataTree":
+    """Open a file that :func:`write_posterior` wrote.
+
+    Args:
+        lazy: leave the arrays in the file until they are asked for; the tree then has to be closed.
+
+    Raises:
+        InputError: if there is no such file, or it is another kind of file.
+    """
+    import xarray
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no posterior at {path}")
+    try:
+        if lazy:
+            return xarray.open_datatree(path, engine="h5netcdf")
+        with xarray.open_datatree(path, engine="h5netcdf") as tree:
+            found: Any = tree.load()
+            return found
+    except OSError as error:
+        raise InputError(f"{path} is not a readable netCDF file: {str(error).splitlines()[0]}") from None
+
+
+def _write(path: Path, plan: Plan, progress: bool) -> None:
+    import h5netcdf
+
+    with h5netcdf.File(path, "w") as file:
+        file.attrs.update(plan.attributes)
+        for group in plan.variables:
+            _prepare(file.create_group(group), plan, group)
+        for rows, found in batches(plan, progress):
+            for group, name, variable in every(plan):
+                file[group].variables[name][within(variable.dims, rows)] = found[group][name]
+
+
+def _prepare(into: Any, plan: Plan, group: str) -> None:
+    """Dimensions, coordinates, and variables that are empty yet."""
+    into.attrs.update(attributes(plan, group))
+    for dim in plan.dims(group):
+        into.dimensions[dim] = plan.length(group, dim)
+        into.create_variable(dim, (dim,), data=plan.coordinate(group, dim))
+    for name, variable in plan.variables[group].items():
+        shape = [plan.length(group, d) for d in variable.dims]
+        chunks = _chunks(variable.dims, shape, plan.batch_size)
+        # As xarray has it: a float that is missing is NaN.
+        nothing = np.nan if variable.dtype.kind == "f" else None
+        made = into.create_variable(name, variable.dims, variable.dtype, chunks=chunks, compression="gzip",
+                                    compression_opts=1, fillvalue=nothing)  # fmt: skip
+        made.attrs["description"] = variable.says
+
+
+def _chunks(dims: tuple[str, ...], shape: list[int], batch_size: int) -> tuple[int, ...]:
+    """A batch of data, and as many of its draws as make some 2^18 numbers: no chunk is read again to be filled."""
+    size = {d: min(batch_size, n) if d == "datum" else n for d, n in zip(dims, shape, strict=True)}
+    if "draw" in size:
+        others = int(np.prod([n for d, n in size.items() if d != "draw"]))
+        size["draw"] = max(1, min(size["draw"], 2**18 // others))
+    return tuple(size.values())
