@@ -10,6 +10,7 @@ import pyro_vaes as pv
 from pyro_vaes.analysis.sbc import sbc, vsbc
 from pyro_vaes.analysis.sbc_plots import calibration_figure
 from pyro_vaes.analysis.uniform import band, ecdf_difference, holm, symmetry, uniformity
+from pyro_vaes.distributions import Jeffreys
 from pyro_vaes.errors import InputError
 
 torch.set_num_threads(1)
@@ -49,6 +50,11 @@ def test_the_exact_guide_passes():
         assert bool(((c.low - 0.02 <= level) & (level <= c.high + 0.02)).all())
 
 
+def test_few_simulations_are_no_good_news():
+    found = sbc(pair_with(), simulations=50, seed=1)
+    assert found.finding().verdict == found.symmetry().finding().verdict == "not tested"
+
+
 def test_half_of_the_variance_fails_and_is_no_bias():
     found = sbc(pair_with(scale=0.5**0.5), seed=1)
     finding = found.finding()
@@ -72,6 +78,20 @@ def test_a_guide_that_never_looks_is_seen_by_the_likelihood_only():
     found = sbc(pair_with(blind=True), seed=1)
     assert (found.adjusted[:2] > 0.01).all() and (found.adjusted[2:] < 0.01).all()
     assert found.finding().verdict == "caution"
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(0.05, (0.50, 0.91)), (0.3, (0.60, 0.96))])
+def test_the_target_of_an_outlier_model_covers_more_than_it_says(floor, expected):
+    """One code, six entries, R = 1: its posterior on a grid, of data that the model draws."""
+    torch.manual_seed(0)
+    w, grid = torch.tensor([1.0, -0.8, 0.6, 1.2, 0.9, -1.1]), torch.linspace(-5, 5, 1001)
+    z = torch.randn(2000)
+    x = z[:, None] * w + Jeffreys(torch.full((2000, 6), floor)).sample() + 0.01 * torch.randn(2000, 6)
+    log_p = -0.5 * grid**2 + Jeffreys(torch.tensor(floor)).log_prob(x[:, None] - grid[:, None] * w).sum(-1)
+    below = log_p.double().softmax(1).cumsum(1).gather(1, torch.searchsorted(grid, z)[:, None]).squeeze(1)
+    held = [float(((2 * below - 1).abs() < level).double().mean()) for level in (0.5, 0.9)]
+    assert held == pytest.approx(expected, abs=0.03)
+    assert sbc(pv.ic_vae(4, 2, (5,)), simulations=20, draws=19).kernel
 
 
 def test_size_and_power_of_the_uniformity_test():

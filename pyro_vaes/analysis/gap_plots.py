@@ -62,8 +62,9 @@ def _bars(ax, found: Compared, order: list[int]) -> None:
     rows = np.arange(len(order))
     first, second = g.approximation[order].numpy(), g.amortisation[order].numpy()
     ax.barh(rows, first, color=CLASSICAL, height=0.7, label="approximation: log Z − bound of the best Gaussian")
+    richer = "" if g.same else " (negative: its family is richer)"
     ax.barh(rows, second, left=np.maximum(first, 0), color=ROBUST, height=0.7,
-            label="amortisation: what the network adds")  # fmt: skip
+            label="amortisation: what the network adds" + richer)  # fmt: skip
     ends, se = np.maximum(first, 0) + second, (g.log_z_se.square() + g.bound_se.square()).sqrt()[order].numpy()
     ax.errorbar(ends, rows, xerr=se, fmt="none", ecolor=NEUTRAL, elinewidth=0.8)
     ax.set_yticks(rows, [str(i) for i in order])
@@ -80,6 +81,7 @@ def _khats(ax, found: Compared, order: list[int]) -> None:
     ax.axvline(LIMIT, color=ROBUST, linewidth=0.8, linestyle="--")
     ax.text(LIMIT, len(order) + 0.4, " 0.7", fontsize=7, color=ROBUST)
     ax.set_yticks([]), ax.set_ylim(-0.6, len(order) + 1.4)
+    ax.set_xlim(min(0.0, np.nanmin(khat, initial=0.0)) - 0.05, max(1.05, np.nanmax(khat, initial=0.0) + 0.05))
     ax.set_xlabel("k-hat of the guide's weights", fontsize=8)
     _plain(ax, "left of 0.7: weights correct it")
 
@@ -102,6 +104,7 @@ def suspects(
     Raises:
         InputError: if the three differ in length, or the shape does not hold d pixels.
 
+    >>> import torch
     >>> x = torch.rand(3, 16)
     >>> [ax.get_title() for ax in suspects(x, x, torch.tensor([0.2, 0.9, torch.inf]), (4, 4)).axes[:2]]
     ['k-hat inf', 'k-hat 0.90']
@@ -124,14 +127,14 @@ def suspects(
         ax.set_xticks([]), ax.set_yticks([]), ax.spines[:].set_visible(False)
         place = row // 2 * columns + column
         if column == 0:
-            ax.set_ylabel("model's" if row % 2 else "datum", rotation=0, ha="right", va="center", fontsize=7)
+            ax.set_ylabel("recon-\nstruction" if row % 2 else "datum", rotation=0, ha="right", va="center", fontsize=7)
         if place >= len(shown):
             continue
         j = shown[place]
         ax.imshow(image((reconstruction if row % 2 else x)[j], shape).clip(0, 1), cmap="gray", vmin=0, vmax=1)
         if row % 2 == 0:
             ax.set_title(f"k-hat {float(khat[j]):.2f}", fontsize=7, color=ROBUST if khat[j] > LIMIT else NEUTRAL)
-    said = f"{above} of {len(x)} data have k-hat > 0.7: the guide misses their posterior" if above else (
+    said = f"{above} of {len(x)} data have k-hat > 0.7: weights cannot put their guide right" if above else (
         f"none of {len(x)} data has k-hat > 0.7; these are the largest")  # fmt: skip
     figure.suptitle(f"{title}\n{said}" if title else said, fontsize=8, color=NEUTRAL, x=0.01, ha="left")
     return figure

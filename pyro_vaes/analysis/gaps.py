@@ -75,7 +75,7 @@ class Gaps:
         larger = "amortisation" if middle["amortisation"] > middle["approximation"] else "approximation"
         what = {
             "amortisation": "train longer, or widen the encoder",
-            "approximation": "a richer family of guides would help, a better encoder would not",
+            "approximation": "a richer family of guides would help more than a better encoder",
         }[larger]
         said = (
             f"KL(q || p) {middle['total']:.2f} nats for {k} entries, of which approximation "

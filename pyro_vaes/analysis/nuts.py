@@ -92,8 +92,10 @@ def nuts(
     per datum by N(m, L L'), Laplace's approximation or the guide's moments, all directions are about as long. The joint
     posterior is their product, so that each datum's draws are from its own posterior whatever is shared. What sharing
     costs: the step shrinks as (C B)^(-1/4), and the most awkward datum of a group sets it for all; what it saves is a
-    pass of the network for each of them. Chains share acceptances too: their starts differ, and in the limit they are
-    independent, but a group that is stuck is stuck in all of them; R-hat shows it.
+    pass of the network for each of them. Small networks gave 3 to 10 times as many effective draws a second with 16
+    data at a time as with one (k = 10 and 32 with a Bernoulli, k = 10 with sparse outliers). Chains share acceptances
+    too: their starts differ, and in the limit they are independent, but a group that is stuck is stuck in all of them;
+    R-hat shows it.
 
     Every other chain starts 2.5 standard deviations away from the guide's mean in a random direction, the others at a
     draw of the prior. A model of sparse outliers (``ic_vae``) has a kernel in x - mu(z) that is sharp at zero and flat
@@ -150,7 +152,9 @@ def starts(t: Target, white: Near, chains: int, where: tuple[int, ...]) -> Tenso
     beside = {name: value for name, value in q.items() if name not in t.sites.code}
     p = run(t.pair.model, t.x, t.y, chains, beside)
     prior = t.line.state({name: p[name]["value"] for name in t.line.shapes}).to(away)
-    return torch.where((torch.arange(chains, device=away.device) % 2 == 0)[:, None, None], away, prior)
+    found = torch.where((torch.arange(chains, device=away.device) % 2 == 0)[:, None, None], away, prior)
+    # Where a start has no density at all, nothing leads away from it.
+    return torch.where(t.log_joint(found.to(t.x.dtype)).isfinite()[..., None], found, white.mean)
 
 
 def _groups(t: Target, group: int, progress: bool) -> Iterator[tuple[int, Target]]:

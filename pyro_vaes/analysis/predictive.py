@@ -66,11 +66,12 @@ class PredictiveCheck:
         large = extreme & (self.effect > LARGE)
         share = (self.p < EXTREME).double().mean(1)
         count, least = len(self.set_p), round(len(self.set_p) / EXTREME)
+        sizes = self.effect[self.effect.isfinite()].tolist()
         wrong = [self.set_names[j] for j in extreme.nonzero().flatten().tolist()]
         numbers: dict[str, Any] = {
             "kind": self.kind, "data": self.observed.shape[1], "extreme": wrong,
             "share of data with p < 0.05": float(share.max()) if len(share) else 0.0,
-            "largest effect": float(self.effect.nan_to_num(0.0, posinf=1e6).max()) if len(self.effect) else 0.0,
+            "largest effect": max(sizes, default=None),
         }  # fmt: skip
         test = f"{self.kind} predictive"
         many = f"{self.observed.shape[1]} data"

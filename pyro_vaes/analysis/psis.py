@@ -66,8 +66,8 @@ class Smoothed:
             return Finding("PSIS", QUESTION, "good", said, numbers)
         verdict = "caution" if share <= 0.5 else "bad"
         said = (
-            f"k-hat > 0.7 for {len(self.bad)} of {known} data ({typical}): for those neither the guide nor its weights "
-            "can be trusted, use nuts"
+            f"k-hat > 0.7 for {len(self.bad)} of {known} data ({typical}): for those weights cannot put the guide "
+            "right, use nuts"
         )
         return Finding("PSIS", QUESTION, verdict, said, numbers)
 
@@ -126,8 +126,10 @@ def psis(
     t = _checked(pair, x, y, draws, batch_size, chunk, seed)
     with quietly(pair):
         parts = [_weigh(part, start, draws, chunk, seed, keep) for start, part in _parts(t, batch_size, progress)]
-    raw = torch.cat([log_w for log_w, _ in parts], 1)
-    log_w, khat, ess = _smooth(raw)
+    # A batch at a time: what smoothing needs on the way is as large as its weights.
+    smooth = [_smooth(raw) for raw, _ in parts]
+    log_w, raw = torch.cat([s[0] for s in smooth], 1), torch.cat([log_w for log_w, _ in parts], 1)
+    khat, ess = (torch.cat([s[i] for s in smooth]) for i in (1, 2))
     values = {name: torch.cat([v[name] for _, v in parts], 1) for name in parts[0][1]} if keep else None
     return Smoothed(khat, ess, log_w, raw, values)
 

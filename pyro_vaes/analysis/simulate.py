@@ -58,6 +58,16 @@ def check_drawable(pair: Pair, y: Tensor | None = None) -> Tensor | None:
     return y
 
 
+def has_kernel(pair: Pair) -> bool:
+    """Whether a site has a Jeffreys prior, whose kernel goes on beyond its width.
+
+    >>> from pyro_vaes.variants import ic_vae, l2_vae
+    >>> has_kernel(ic_vae(4, 2, (5,))), has_kernel(l2_vae(4, 2, (5,)))
+    (True, False)
+    """
+    return any(s["type"] == "sample" and isinstance(family(s), Jeffreys) for s in pair.traces()[1].nodes.values())
+
+
 def rows_at_once(batch_size: int, draws: int, entries: int) -> int:
     """How many rows of ``entries`` numbers fit, ``draws`` of each, into the memory that an audit takes.
 
