@@ -42,8 +42,15 @@ def test_it_fills_in(folder, capsys):
 
 def test_masks_and_arrays_and_the_other_methods(folder, capsys):
     for method in ("gibbs", "metropolis", "optimise"):
-        words = (folder / "whole.npy", "--output", folder / "out.npy", "--mask=right", f"--method={method}")
-        assert run(folder, *words, "--samples=20", "--warmup=4", "--limit=3") == 0
+        words = (
+            folder / "whole.npy",
+            "--output",
+            folder / "out.npy",
+            "--mask=right",
+            f"--method={method}",
+            "--samples=20",
+        )
+        assert run(folder, *words, "--warmup=4", "--limit=3") == 0
         assert "rmse" in capsys.readouterr().out
         filled = np.load(folder / "out.npy")
         assert np.array_equal(filled[..., :2], np.load(folder / "whole.npy")[:3, ..., :2])

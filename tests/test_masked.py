@@ -120,3 +120,21 @@ def test_bad_input():
     }.items():
         with pytest.raises(pv.InputError, match=text):
             pv.Masked(**({"objective": pv.ELBO()} | options))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+def test_a_guide_that_was_trained_with_holes_guesses_better():
+    """Digits, half of every image hidden, one decoder for both guides, five seeds."""
+    x = pv.load("digits").x
+    train, test = x[:1500], x[1500:]
+    seen = torch.rand(test.shape, generator=torch.Generator().manual_seed(0)) >= 0.5
+    shown = torch.where(seen, test, 0.0)
+    torch.manual_seed(0)
+    for history in pv.fit(pv.gaussian_vae(64, 6, (64,)), train, steps=1500, replicas=5, progress=False):
+        pair = history.pair
+        before = (pv.reconstruct(pair, shown)[0] - test)[~seen].square().mean()
+        pair.model.requires_grad_(False)
+        pair.objective = pv.Masked(pv.ELBO(), 0.5)
+        pv.fit(pair, train, steps=800, engine="graph", progress=False)
+        assert (pv.reconstruct(pair, shown)[0] - test)[~seen].square().mean() < before

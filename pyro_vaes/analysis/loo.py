@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vaes.finding import Finding
 from pyro_vaes.analysis.target import Sites, Target, look
 from pyro_vaes.errors import InputError, unknown, whole
-from pyro_vaes.inference.by_arviz import psis
+from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values, quietly, rehearsed, run
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
-from pyro_vaes.inference.pareto import FEWEST, khat
+from pyro_vaes.inference.pareto import FEWEST
+from pyro_vaes.inference.pareto import smoothed as pareto_smoothed
 from pyro_vaes.pair import Pair
 
 LEFT_OUT = ("datum", "entry")
@@ -69,7 +69,7 @@ class LOO:
         what = "data" if self.left_out == "datum" else "entries"
         advice = {"good": "the sum can be compared between models of the same data",
                   "caution": "mind the values above 0.7, or take more draws",
-                  "bad": "do not compare models by it; take a better guide, or more draws"}[verdict]  # fmt: skip
+                  "bad": "do not compare models by it; take more draws, or a better guide"}[verdict]  # fmt: skip
         said = f"k-hat above 0.7 for {share:.1%} of {self.khat.numel()} {what}: {advice}"
         return Finding(test, question, verdict, said, {"elpd": self.total, "se": self.se, "unreliable": share})
 
@@ -173,13 +173,11 @@ def smoothed(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     (0.0, 0.0, 1.0)
     """
     rows = log_weights.detach().double().cpu()
-    raw, shape = rows.logsumexp(1, keepdim=True), khat(rows)
+    raw, (found, shape) = rows.logsumexp(1, keepdim=True), pareto_smoothed(rows)
     s = rows.shape[1]
     plain = (rows - raw, raw[:, 0] - math.log(s))
     if s < FEWEST:
         return *plain, shape
-    found = torch.as_tensor(psis((rows - rows.amax(1, keepdim=True)).clamp(min=-1e4).numpy())[0])
-    found = found - found.logsumexp(1, keepdim=True)
     # Smoothing moves a fifth of the weights at most: the median is not among them.
     middle = rows.argsort(1)[:, s // 2, None]
     shift = (rows.gather(1, middle) - found.gather(1, middle))[:, 0]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vaes.finding import Finding
 from pyro_vaes.analysis.simulate import Simulated, check_drawable, has_kernel, simulated
 from pyro_vaes.analysis.uniform import holm, symmetry, uniformity
 from pyro_vaes.errors import InputError, number, whole

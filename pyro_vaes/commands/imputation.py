@@ -88,7 +88,8 @@ def do_impute(
         pair, x, seen, y, method=method, draws=draws, samples=samples, chains=chains, warmup=warmup, noise=noise,
         seed=seed, progress=True,
     )  # fmt: skip
-    title = f"{pair.name}, {Path(dataset.name).name}: {float((~seen).float().mean()):.0%} of {len(x)} data missing"
+    share = float((~seen).float().mean())
+    title = f"{pair.name}, {Path(dataset.name).name}: {share:.0%} of the entries of {len(x)} data missing"
     for line in said(found, x, f"{title}, by {method}"):
         print(line)
     _write(path, found, shape)

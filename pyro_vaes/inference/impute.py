@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, said, unknown, whole
+from pyro_vaes.errors import InputError, number, said, unknown, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.completion.codes import Codes, by_importance, by_nuts, search
 from pyro_vaes.inference.completion.field import Cost, Field
@@ -222,6 +222,8 @@ def _check(plan: _Plan, batch_size: int) -> None:
     whole("batch_size", batch_size), whole("seed", plan.seed, low=0), whole("steps", plan.steps, low=0)
     whole("samples", plan.samples, low=max(2, plan.chains), high=10**7)
     whole("depth", plan.depth, high=12)
+    if plan.prior_share is not None and not 0 <= number("prior_share", plan.prior_share) <= 1:
+        raise InputError(f"prior_share is {plan.prior_share}: it must lie in [0, 1]")
     if not isinstance(plan.noise, bool):
         raise InputError(f"noise is {said(plan.noise)}: it must be True or False")
 

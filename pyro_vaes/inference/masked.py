@@ -27,7 +27,9 @@ class Masked(nn.Module):
     For a mask this is the objective's own bound, on the log-density of the observed entries alone: around
     :class:`~pyro_vaes.inference.importance.ImportanceWeighted` it is MIWAE's. Two uses. NaN in x is missing at every
     step, so that data with holes can be trained on (``share=0`` hides nothing else). And a guide that has seen holes in
-    training knows what to make of them: its k-hat in ``impute`` is lower, and its completions are better.
+    training makes better guesses by itself; ``impute`` by weights or chains corrects any guide, and gains little from
+    it. The decoder learns from fewer entries, which costs it: where data are whole, train the pair first, and then the guide alone, with the model's parameters
+    frozen (``pair.model.requires_grad_(False)``).
 
     The guide is shown the fill, not the mask: its input keeps the data's shape. Sites with a value for every entry (the
     weights w of ``t_vae``, the outliers s of ``ic_vae``) leave hidden entries out too. The bound that is shown is that
