@@ -50,7 +50,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "quick": {
         "pool": 2, "steps": 2000, "batch_size": 64, "lr": 1e-3, "hidden": [200, 200], "latent_dim": 10,
         "filters": [8, 16], "channels": 4, "particles": 20, "data": 100, "draws": 1000, "audited": 16,
-        "samples": 200, "warmup": 200, "depth": 6, "seeds": [0, 1, 2, 3, 4],
+        "samples": 120, "warmup": 120, "depth": 5, "seeds": [0, 1, 2, 3, 4],
     },
     "paper": {
         "pool": 1, "steps": 60_000, "batch_size": 128, "lr": 1e-3, "hidden": [200, 200], "latent_dim": 50,

@@ -28,7 +28,8 @@ class Masked(nn.Module):
     :class:`~pyro_vaes.inference.importance.ImportanceWeighted` it is MIWAE's. Two uses. NaN in x is missing at every
     step, so that data with holes can be trained on (``share=0`` hides nothing else). And a guide that has seen holes in
     training makes better guesses by itself; ``impute`` by weights or chains corrects any guide, and gains little from
-    it. The decoder learns from fewer entries, which costs it: where data are whole, train the pair first, and then the guide alone, with the model's parameters
+    it. The decoder learns from fewer entries, which costs it: where data are whole, train the pair first, and then the
+    guide alone, with the model's parameters
     frozen (``pair.model.requires_grad_(False)``).
 
     The guide is shown the fill, not the mask: its input keeps the data's shape. Sites with a value for every entry (the
