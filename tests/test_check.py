@@ -1,8 +1,10 @@
 """check(pair, data): every test runs or says why not, and what follows from the verdicts is what they say."""
 
+import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from pyro_vaes.analysis.check import TESTS, USES, Budget, Checked, check
 from pyro_vaes.errors import InputError
 from pyro_vaes.finding import Finding
 
+check_module = importlib.import_module("pyro_vaes.analysis.check")
 SMALLEST = Budget(rows=4, nuts=0, draws=30, simulations=20, samples=20, warmup=10)
 
 
@@ -36,6 +39,26 @@ def test_what_was_not_tested_is_no_plain_yes():
     assert found(("outliers", "good")).uses()[use] == ("with care", ["not tested: outlier probability"])
     assert found(("outliers", "good"), ("outlier probability", "good")).uses()[use][0] == "yes"
     assert found(("outliers", "bad")).uses()[use] == ("no", ["outliers"])
+
+
+@pytest.mark.parametrize(("nuts", "answer"), [("good", "yes"), ("bad", "with care"), ("not tested", "yes")])
+def test_chains_that_disagree_cast_a_doubt_on_weights(nuts, answer):
+    uses = found(("PSIS", "good"), ("NUTS", nuts)).uses()
+    assert uses["codes and functions of them under importance weights"][0] == uses["log p(x)"][0] == answer
+
+
+def test_chains_are_of_data_from_all_over(monkeypatch):
+    """Of 40 data in order, rows 0, 13, 26 and 39; of these, the first and the last."""
+    seen = []
+
+    def compare(pair, x, y, **arguments):
+        seen.append(x)
+        raise InputError("enough")
+
+    monkeypatch.setattr(check_module, "compare", compare)
+    x = batch("l2_vae", 40)
+    check(make("l2_vae"), x, budget=replace(SMALLEST, nuts=2))
+    assert torch.equal(seen[0], x[[0, 39]].to(seen[0]))
 
 
 def test_imputations_are_held_against_what_was_hidden():

@@ -101,6 +101,19 @@ def test_weights_put_a_shifted_guide_right():
     assert bool(((squares.mean - expected).abs() < 4 * squares.se).all())
 
 
+def test_k_hat_is_blind_to_a_mode_without_a_draw_and_r_hat_is_not():
+    """z^2 = 1 with two modes of one half each; the guide is all right around the one."""
+    pair, x, z, p = folded(0.1)
+    right = z > 0
+    mean = (z * p)[right].sum() / p[right].sum()
+    encoder = LinearEncoder(torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64), torch.full((1,), 0.06, dtype=F64))
+    pair.guide = AmortisedNormal(_Shifted(encoder, mean.reshape(1)))
+    finding = pv.psis(pair, x, seed=1).finding()
+    assert finding.verdict == "good" and "unless the guide misses a mode" in finding.said
+    chains = pv.nuts(pair, x, **SETTINGS)
+    assert chains.finding().verdict == "bad" and 0 < float((chains.states < 0).double().mean()) < 1
+
+
 def test_averages_in_chunks_are_those_of_the_kept_draws():
     known = Known(shift=(0.2, 0.1))
     kept = pv.psis(known.pair, known.x, draws=300, chunk=70, batch_size=2, keep=True)

@@ -44,8 +44,9 @@ class Budget:
     """How much work :func:`check` does.
 
     Args:
-        rows: data that are looked at, evenly spread. nuts: of these, data whose posterior is sampled; 0 leaves it out.
-        draws: of the guide per datum. simulations: of the calibration. samples, warmup: of each of four chains.
+        rows: data that are looked at, evenly spread. nuts: of these, likewise spread, data whose posterior is sampled;
+            0 leaves it out. draws: of the guide per datum. simulations: of the calibration.
+        samples, warmup: of each of four chains.
         hidden: share of entries that is hidden, to see how well they are imputed.
 
     >>> Budget(rows=0)
@@ -89,6 +90,8 @@ class Checked:
     def uses(self) -> dict[str, tuple[str, list[str]]]:
         """What the pair can be used for: use -> (yes, with care, no or not known; the tests that it hangs on)."""
         found = {}
+        # k-hat cannot see a mode without a draw; chains that sit in different ones are a sign of it.
+        unmixed = any(f.test == "NUTS" and f.verdict in ("caution", "bad") for f in self.findings)
         for use, tests in USES.items():
             if use == "log p(x)" and not self.normalised:
                 found[use] = ("no", ["p is no density"])
@@ -100,6 +103,8 @@ class Checked:
             open_ = [test for test in tests if test not in {f.test for f in ran}]
             if verdict == "good" and open_:
                 verdict, because = "caution", [f"not tested: {test}" for test in open_]
+            if verdict == "good" and tests == ("PSIS",) and unmixed:
+                verdict, because = "caution", ["NUTS: there may be modes that the guide never draws"]
             found[use] = (ANSWERS[verdict], because)
         return found
 
@@ -128,14 +133,20 @@ class _Work(NamedTuple):
     seed: int
 
 
+def _spread(rows: int, most: int) -> Tensor:
+    """Rows evenly spread: data may come in an order, by class or by time."""
+    return torch.linspace(0, rows - 1, min(most, rows)).round().long()
+
+
 def _psis(w: _Work) -> list[Finding]:
     return [psis(w.pair, w.x, w.y, draws=w.budget.draws, seed=w.seed).finding()]
 
 
 def _nuts(w: _Work) -> list[Finding]:
-    few, b = slice(w.budget.nuts), w.budget
+    b = w.budget
     if not b.nuts:
         raise InputError("the budget leaves it out (nuts=0)")
+    few = _spread(len(w.x), b.nuts).to(w.x.device)
     y = None if w.y is None else w.y[few]
     found = compare(w.pair, w.x[few], y, draws=b.draws, samples=b.samples, warmup=b.warmup, depth=DEPTH, seed=w.seed)
     return [f for f in found.findings() if f.test != "PSIS"]
@@ -253,7 +264,7 @@ def check(
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape):
         raise InputError(f"mask must be a bool tensor of shape {tuple(x.shape)}, True where an entry is dirty")
     budget = budget or Budget()
-    among = torch.linspace(0, len(x) - 1, min(budget.rows, len(x))).round().long().to(x.device)
+    among = _spread(len(x), budget.rows).to(x.device)
     rows, labels = as_batch(x[among]), None if y is None else y[among]
     work = _Work(
         pair, rows, labels, look(pair, rows, labels), shape, None if mask is None else mask[among], budget, seed
