@@ -14,8 +14,8 @@ hold. Bias and scale error are of the guide's mean and standard deviation agains
 for data whose chains have mixed (R-hat up to 1.05).
 
 At quick scale the crVAE, whose chains and whose optimised Gaussians take ten times as long, is trained twice and
-the others five times. The iC-VAE's chains are longer than the others': with theirs, R-hat was above the limit for nearly
-all of its data.
+the others five times. The iC-VAE's chains are longer than the others': with theirs, R-hat was above the limit for
+nearly all of its data.
 
 Claims were written before anything was trained. Cremer et al. find amortisation to be the larger gap on MNIST for
 fully factorised Gaussians; the others are ours.
