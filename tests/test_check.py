@@ -30,6 +30,25 @@ def test_the_worst_verdict_decides_and_what_did_not_run_does_not():
     )
 
 
+def test_what_was_not_tested_is_no_plain_yes():
+    """Without a mask nobody knows how good the probability of being an outlier is."""
+    use = "which entries are outliers, and how likely"
+    assert found(("outliers", "good")).uses()[use] == ("with care", ["not tested: outlier probability"])
+    assert found(("outliers", "good"), ("outlier probability", "good")).uses()[use][0] == "yes"
+    assert found(("outliers", "bad")).uses()[use] == ("no", ["outliers"])
+
+
+def test_imputations_are_held_against_what_was_hidden():
+    """A model that knows nothing samples its posterior well, and its imputations are worth nothing."""
+    pair, x = make("l2_vae"), batch("l2_vae", 12)
+    with torch.no_grad():
+        for p in pair.model.decoder.parameters():  # mu(z) is one dark image, whatever z is
+            p.fill_(0.0 if p.ndim > 1 else -10.0)
+    (finding,) = (f for f in check(pair, x, budget=SMALLEST).findings if f.test == "imputation")
+    assert finding.verdict == "caution" and finding.said.endswith("the model does not help")
+    assert finding.numbers["rms"] > finding.numbers["rms of column means"] > 0
+
+
 def test_no_density_no_likelihood():
     assert found(("PSIS", "good"), normalised=False).uses()["log p(x)"] == ("no", ["p is no density"])
     assert found(("PSIS", "good")).uses()["log p(x)"] == ("yes", ["PSIS"])

@@ -39,8 +39,9 @@ def test_the_rows_in_small(monkeypatch, in_this_process, tmp_path):
         assert (tmp_path / f"guide-audit.quick.{figure}.png").is_file()
 
 
-def seed(bias=0.3, corrected=0.1, width=-0.5, khat=0.2, approximation=0.5, amortisation=1.0, mixed=True):
+def seed(bias=0.3, corrected=0.1, width=-0.5, khat=0.2, approximation=0.5, amortisation=1.0, mixed=True, sure=True):
     return {
+        "log_z_khat": [0.1 if sure else 0.9],
         "bias_by_entry": [[bias, -bias]], "corrected": [[corrected, -corrected]], "log2_width_by_entry": [[width] * 2],
         "k-hat of all": [khat], "approximation": [approximation], "amortisation": [amortisation], "mixed": [mixed],
     }  # fmt: skip
@@ -74,3 +75,30 @@ def test_claims_go_both_ways():
 
 def test_without_a_reference_there_is_no_verdict():
     assert judged(vae={"mixed": False})["Frey: the VAE's guide is narrower than the posterior"] == "not tested"
+
+
+def test_gaps_without_a_log_z_are_not_judged():
+    of = judged(vae={"sure": False})
+    assert of["MNIST: the VAE loses more by amortisation than by its family"] == "not tested"
+    assert of["MNIST: the IWAE's guide lies further below log p(x) than the VAE's"] == "not tested"
+
+
+def test_pairs_are_set_side_by_side_on_the_same_data():
+    """Two data; the second, which only one of the pairs has a reference for, would turn the sign."""
+    one, other = seed(width=-0.5, amortisation=1.0), seed(width=-0.1, amortisation=2.0)
+
+    def both(row, **more):
+        return {key: value + row[key] for key, value in seed(**more).items()}
+
+    rows = {
+        "vae": both(one, width=5.0, amortisation=9.0, mixed=False, sure=False),
+        "iwae": both(other, width=-5.0, amortisation=-9.0),
+    }
+    found = [
+        {"data": name, "row": row, "seeds": [rows.get(row, rows["vae"])] * 5}
+        for name in guide_audit.SETS
+        for row in guide_audit.ROWS
+    ]
+    of = {v["claim"]: v for v in guide_audit.verdicts(found)}
+    assert of["Frey: the IWAE's guide is less narrow than the VAE's"]["gain"] == pytest.approx(0.4)
+    assert of["Frey: the IWAE's guide lies further below log p(x) than the VAE's"]["gain"] == pytest.approx(1.0)

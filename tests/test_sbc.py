@@ -73,6 +73,29 @@ def test_a_shift_is_a_bias_of_its_size_and_direction():
     assert "too low" in low.finding().said
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_few_data_of_no_spread_at_all_do_not_make_the_bias(shift):
+    """One datum in twenty has a guide a million times too narrow: means of error / sd would be in the ten thousands."""
+
+    class Now(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, x):
+            loc, scale = self.encoder(x)
+            return loc, torch.where(loc[..., :1] > 1.5, 1e-6, 1.0) * scale
+
+    pair = pair_with(shift=shift)
+    pair.guide.encoder = Now(pair.guide.encoder)
+    found = sbc(pair, seed=1)
+    side = found.symmetry(1)
+    assert float(found.error[:, :2].mean(0).abs().max()) > 1000
+    assert side.bias.tolist() == pytest.approx([shift, shift], abs=0.3)
+    assert float(side.error.max()) < 0.15
+    assert side.finding().numbers["largest bias"] < 1
+
+
 def test_a_guide_that_never_looks_is_seen_by_the_likelihood_only():
     """q(z | x) = p(z): every entry's ranks are uniform (Modrak et al. 2023)."""
     found = sbc(pair_with(blind=True), seed=1)

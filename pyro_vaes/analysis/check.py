@@ -26,13 +26,14 @@ from pyro_vaes.pair import Pair
 WIDTH = 110
 DEPTH = 6  # of a tree of NUTS, where a kernel that is sharp at zero would take all the time there is
 ANSWERS = {"good": "yes", "caution": "with care", "bad": "no", "not tested": "not known"}
-# What people do with a trained pair, and the tests that it rests on. The worst of those that ran decides.
+# What people do with a trained pair, and the tests that it rests on. The worst of those that ran decides; where one has
+# not run, nothing is better than "with care".
 USES: dict[str, tuple[str, ...]] = {
     "codes and their spread as the guide gives them, for these data": ("guide against NUTS",),
     "the same, for data that the model draws": ("SBC", "VSBC"),
     "codes and functions of them under importance weights": ("PSIS",),
     "log p(x)": ("PSIS",),
-    "new samples, as data like these": ("prior predictive",),
+    "new samples, as data like these in the statistics compared": ("prior predictive",),
     "which entries are outliers, and how likely": ("outliers", "outlier probability"),
     "values in place of missing entries": ("imputation",),
 }
@@ -95,7 +96,11 @@ class Checked:
             ran = [f for f in self.findings if f.test in tests and f.verdict != "not tested"]
             worst = max(ran, key=lambda f: list(ANSWERS).index(f.verdict), default=None)
             because = [f.test for f in ran if worst is not None and f.verdict == worst.verdict]
-            found[use] = (ANSWERS["not tested" if worst is None else worst.verdict], because)
+            verdict = "not tested" if worst is None else worst.verdict
+            open_ = [test for test in tests if test not in {f.test for f in ran}]
+            if verdict == "good" and open_:
+                verdict, because = "caution", [f"not tested: {test}" for test in open_]
+            found[use] = (ANSWERS[verdict], because)
         return found
 
     def __str__(self) -> str:
@@ -163,9 +168,33 @@ def _imputation(w: _Work) -> list[Finding]:
     hide = (torch.rand(w.x.shape, generator=seed_generator) < w.budget.hidden).to(w.x.device)
     # A row keeps an entry at least, and one is missing at least.
     hide[:, 0], hide[0, -1] = False, True
-    found = impute(w.pair, w.x, ~hide, w.y, samples=w.budget.draws, seed=w.seed).finding()
-    words = f"{w.budget.hidden:.0%} of the entries hidden: {found.said}"
-    return [replace(found, said=words)]
+    imputed = impute(w.pair, w.x, ~hide, w.y, samples=w.budget.draws, seed=w.seed)
+    return [against_truth(imputed.finding(), imputed.mean, w.x, hide, f"{w.budget.hidden:.0%} of the entries hidden")]
+
+
+def against_truth(found: Finding, mean: Tensor, x: Tensor, hide: Tensor, head: str) -> Finding:
+    """Add to a finding about imputations how far they are from what was hidden, (N, d), True where.
+
+    Draws may follow the model's posterior to perfection where the model knows nothing. Beside the root-mean-square
+    error of ``mean`` stands that of the plainest guess, each entry's mean over the rows that show it (of all shown
+    entries where none does); ``good`` becomes ``caution`` where the model does not beat it.
+
+    >>> x, hide = torch.tensor([[0.0, 1.0], [0.0, 3.0]]), torch.tensor([[False, True], [False, False]])
+    >>> one = Finding("imputation", "?", "good", "k-hat is low")
+    >>> for guess in (torch.ones(2, 2), torch.full((2, 2), 5.0)):
+    ...     print(against_truth(one, guess, x, hide, "one hidden"))
+    good        imputation: one hidden: k-hat is low; off by 0 (rms), column means by 2
+    caution     imputation: one hidden: k-hat is low; off by 4 (rms), column means by 2: the model does not help
+    """
+    shown, count = torch.where(hide, 0.0, x), (~hide).sum(0)
+    plain = torch.where(count > 0, shown.sum(0) / count.clamp(min=1), shown.sum() / count.sum()).expand(x.shape)
+    ours, theirs = (float((guess - x)[hide].square().mean().sqrt()) for guess in (mean.to(x), plain))
+    said = f"{head}: {found.said}; off by {ours:.2g} (rms), column means by {theirs:.2g}"
+    numbers = {**found.numbers, "rms": ours, "rms of column means": theirs}
+    if ours < theirs:
+        return replace(found, said=said, numbers=numbers)
+    verdict = "caution" if found.verdict == "good" else found.verdict
+    return replace(found, verdict=verdict, said=f"{said}: the model does not help", numbers=numbers)
 
 
 Test = Callable[[_Work], list[Finding]]
@@ -176,7 +205,7 @@ TESTS: dict[str, tuple[Test, str]] = {
     "predictive checks": (_predictive, "do data drawn from the model look like these?"),
     "prior sensitivity": (_sensitivity, "does the posterior hang on the prior?"),
     "outliers": (_outliers, "how sure are the outliers?"),
-    "imputation": (_imputation, "do imputed values follow the model's posterior?"),
+    "imputation": (_imputation, "do imputed values follow the model's posterior, and do they help?"),
 }
 
 

@@ -103,5 +103,5 @@ def _bias(ax: Any, found: Calibration, seed: int) -> None:
                         color=colour)  # fmt: skip
     ax.set_xticks([])
     ax.set_xlabel(f"{len(side.names)} dimensions of the code", fontsize=8.5)
-    ax.set_ylabel("guide's mean - truth (posterior sds)", fontsize=8.5)
+    ax.set_ylabel("guide's mean - truth, median (its sds)", fontsize=8.5)
     ax.set_title(f"bias (VSBC: {sum(wrong)} to one side, red)", fontsize=9, loc="left", color=NEUTRAL)

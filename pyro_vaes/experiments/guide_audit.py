@@ -17,6 +17,13 @@ At quick scale the crVAE, whose chains and whose optimised Gaussians take ten ti
 the others five times. The iC-VAE's chains are longer than the others': with theirs, R-hat was above the limit for
 nearly all of its data.
 
+Claims about gaps are of those data whose log p(x) has itself a k-hat of at most 0.7 (above it log p(x) is too low,
+and with it the approximation gap alone), and a claim that sets gaps or widths of one pair beside another's of data
+that serve in both; table and figure show the gaps of all audited data. On MNIST the iC-VAE sees grey pixels and the
+others binary ones: there its k-hats differ by the data as well as by the pair. Intervals are over trainings, not over
+data: every training is audited on the same test data. Faces are frames of one film, so that those held out have near
+twins among those trained on.
+
 Claims were written before anything was trained. Cremer et al. find amortisation to be the larger gap on MNIST for
 fully factorised Gaussians; the others are ours.
 """
@@ -170,6 +177,7 @@ def cell(name: str, row: str, seed: int, scale: str, root: str) -> dict[str, Any
 
 # What no table or figure shows, entry by entry.
 LEFT_OUT = ("names", "rhat_by_entry", "ess_by_entry", "log_z_se", "best_se", "bound_se")
+LIMIT = 0.7  # of a k-hat
 MOST = 5.0  # an infinite k-hat is written as this one: JSON knows no infinity
 
 
@@ -192,18 +200,26 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             return np.array([measure(seed) for seed in of[name, row]])
 
         where = f"{name}: "
-        gap = each("vae", lambda s: np.mean(s["amortisation"]) - np.mean(s["approximation"]))
+        gap = each("vae", lambda s: _mean(np.subtract(s["amortisation"], s["approximation"]), _sound(s)))
         source = "Cremer et al. 2018, 5.2"
         found.append(_judged(f"{where}the VAE loses more by amortisation than by its family", source, list(gap)))
-        wide, total = (lambda s: _mixed(s, "log2_width_by_entry")), (lambda s: np.mean(_total(s)))
+        wide = lambda s: _mixed(s, "log2_width_by_entry")  # noqa: E731
         high = lambda s: _share(s["k-hat of all"])  # noqa: E731
         found.append(
             _judged(f"{where}the VAE's guide is narrower than the posterior", "ours", list(-each("vae", wide)))
         )
         claim = f"{where}the IWAE's guide is less narrow than the VAE's"
-        found.append(_judged(claim, "ours", list(each("iwae", wide) - each("vae", wide))))
+        pairs = list(zip(of[name, "iwae"], of[name, "vae"], strict=True))
+        wider = [
+            _mean(
+                np.subtract(*(np.mean(s["log2_width_by_entry"], 1) for s in two)), np.all([s["mixed"] for s in two], 0)
+            )
+            for two in pairs
+        ]
+        found.append(_judged(claim, "ours", wider))
         claim = f"{where}the IWAE's guide lies further below log p(x) than the VAE's"
-        found.append(_judged(claim, "Rainforth et al. 2018", list(each("iwae", total) - each("vae", total))))
+        further = [_mean(_total(a) - _total(b), _sound(a) & _sound(b)) for a, b in pairs]
+        found.append(_judged(claim, "Rainforth et al. 2018", further))
         claim = f"{where}fewer data have k-hat above 0.7 under the IWAE's guide than under the VAE's"
         found.append(_judged(claim, "ours", list(each("vae", high) - each("iwae", high))))
         claim = f"{where}more data have k-hat above 0.7 under the iC-VAE's guide than under the VAE's"
@@ -219,7 +235,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _judged(claim: str, source: str, gains: list[float]) -> dict[str, Any]:
     if not np.isfinite(gains).all():
-        return untested(claim, source, "of some seed no datum's chains have mixed")
+        return untested(claim, source, "of some seed no datum has a reference: chains that have mixed, or a sure log Z")
     return verdict(claim, source, gains)
 
 
@@ -229,12 +245,22 @@ def _mixed(seed: Mapping[str, Any], key: str, absolute: bool = False) -> float:
     return float(np.mean(np.abs(values) if absolute else values)) if len(values) else float("nan")
 
 
+def _sound(seed: Mapping[str, Any]) -> np.ndarray:
+    """The data whose log Z can be believed: where it is too low, the approximation gap is too small."""
+    return np.array(seed["log_z_khat"]) <= LIMIT
+
+
+def _mean(values: np.ndarray, where: np.ndarray) -> float:
+    """The mean over some data; NaN without any."""
+    return float(values[where].mean()) if where.any() else float("nan")
+
+
 def _total(seed: Mapping[str, Any]) -> np.ndarray:
     return np.array(seed["approximation"]) + np.array(seed["amortisation"])
 
 
 def _share(khat: Sequence[float]) -> float:
-    return float(np.mean(np.array(khat) > 0.7))
+    return float(np.mean(np.array(khat) > LIMIT))
 
 
 def _gaps_figure(result: dict[str, Any], scale: str) -> Figure:
