@@ -56,7 +56,7 @@ def test_functions_that_are_none_or_fail_are_named(pair, x, name, bad):
 
 @pytest.mark.parametrize("f", [None, boom, lambda drawn: drawn.mean * torch.nan])
 def test_what_cannot_be_averaged_is_refused(pair, x, f):
-    with pytest.raises(InputError, match="^f (is None|fails: KeyError|is not finite)"):
+    with pytest.raises(InputError, match=r"^f (is None|fails: KeyError|is not finite)"):
         pv.reweighted(pair, x, f, draws=30)
 
 
@@ -85,7 +85,7 @@ def test_judging_outliers_takes_tensors(x):
     with pytest.raises(InputError, match="outlier_posterior"):
         pv.judge_outliers(mask, mask)
     for bad in ({"spec": 3}, {"seed": "a"}, {"seed": True}):
-        with pytest.raises(InputError, match="spec|seed"):
+        with pytest.raises(InputError, match=r"spec|seed"):
             pv.planted_outliers(pair, x, **bad)
     assert pv.planted_outliers(pair, x.clone().requires_grad_(), draws=30, spec="impulse:0.3")[3].any()
 
@@ -98,7 +98,7 @@ def test_a_bad_fill_is_refused(pair, x, fill):
 
 @pytest.mark.parametrize("share", [boom, lambda x: None, torch.ones_like, lambda x: torch.ones(3, dtype=torch.bool)])
 def test_a_share_that_gives_no_mask_is_refused(pair, x, share):
-    with pytest.raises(InputError, match="share (gives|fails)"):
+    with pytest.raises(InputError, match=r"share (gives|fails)"):
         Masked(pair.objective, share)(pair.model, pair.guide, x)
 
 
