@@ -17,7 +17,7 @@ from pyro_vaes.analysis.psis import psis
 from pyro_vaes.analysis.sbc import sbc
 from pyro_vaes.analysis.sensitivity import power_scaling
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, short, whole
+from pyro_vaes.errors import InputError, image_shape, short, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.impute import impute
@@ -248,6 +248,7 @@ def check(
     whole("seed", seed, low=0)
     check_data(pair, x)
     y = check_condition(pair, x, y)
+    shape = None if shape is None else image_shape(shape, x.shape[1])
     if len(x) < 2:
         raise InputError("x holds one datum: a check needs two at least")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape):

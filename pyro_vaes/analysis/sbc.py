@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.simulate import Simulated, check_drawable, has_kernel, simulated
 from pyro_vaes.analysis.uniform import holm, symmetry, uniformity
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, functions_of, number, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values
 from pyro_vaes.pair import Pair
@@ -232,6 +232,7 @@ def sbc(
     """
     whole("simulations", simulations, low=20), whole("draws", draws, low=9)
     whole("batch_size", batch_size), whole("seed", seed, low=0)
+    functions = None if functions is None else functions_of("functions", functions)
     y = check_drawable(pair, y)
     found = ranked(simulated(pair, y, simulations, draws, functions, batch_size, seed))
     p = uniformity(found.ranks, draws + 1, seed)

@@ -72,7 +72,8 @@ def do_impute(
 
     whole("limit", 1 if limit is None else limit)
     folder = Run.open(run)
-    path = output_path(str(folder.path / "imputation.npz") if output is None else output, input, run, (".npz", ".npy"))
+    output = str(folder.path / "imputation.npz") if output is None else output
+    path = output_path(output, input, run, (".npz", ".npy"), also=mask)
     pair = folder.pair()
     where = folder.config["data"]["root"] if root is None else root
     dataset = load(input, root=where, split=split, limit=limit, missing=True)

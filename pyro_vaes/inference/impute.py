@@ -200,6 +200,8 @@ def impute(
     rows, seen = observed(pair, x, mask)
     y = check_condition(pair, rows, y)
     sites = layout(pair, rows, y, method, kernels=True, classes=method in ("gibbs", "metropolis"))
+    if fill is not None:
+        filling(pair, rows, y, fill, seed)
     holes = (~seen.all(1)).nonzero()[:, 0]
     if method == "nuts" and len(holes) > MOST_BY_NUTS:
         raise InputError(
