@@ -109,7 +109,8 @@ class Compared:
         wide = f"sd {width:.2f} times NUTS's" if len(known) else "a point, without a width"
         then = {
             "good": "means and intervals of the guide can be used",
-            "caution": "one entry in ten is off by more than 0.5 sd or a factor of 1.5: reweight or use nuts for those",
+            "caution": "one entry in ten is off by more than 0.5 sd or a factor of 1.5: weigh draws where k-hat "
+            "is below 0.7, else use nuts",
             "bad": "do not read posterior means or intervals off this guide",
         }[verdict]
         said = f"a typical entry is off by {middle[0]:.2f} sd, {wide}, for {int(mixed.sum())} data: {then}"

@@ -87,7 +87,7 @@ class PredictiveCheck:
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
             f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"
-            f"{size}"
+            f"{size}: do not read it off what the model draws"
         )
         return Finding(test, QUESTION, "bad" if bool(large.any()) else "caution", said, numbers)
 
