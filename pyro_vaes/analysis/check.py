@@ -34,7 +34,7 @@ USES: dict[str, tuple[str, ...]] = {
     "log p(x)": ("PSIS",),
     "new samples, as data like these": ("prior predictive",),
     "which entries are outliers, and how likely": ("outliers", "outlier probability"),
-    "values in place of missing entries": ("imputation",),
+    "values in place of missing entries, as the model has them": ("imputation",),
 }
 MORE = (
     "k-hat: of the importance weights of a datum; above 0.7 they cannot correct the guide. Tests draw anew, so that "

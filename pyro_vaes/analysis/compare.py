@@ -188,6 +188,6 @@ def _moments(chains: Chains) -> tuple[Tensor, Tensor] | None:
 def _line(name: str, v: dict[str, float]) -> str:
     gap = [f"{v[n]:.2f} ± {v[n + '_se']:.2f}" for n in ("approximation", "amortisation")]
     return (
-        f"{name} {v['rhat']:6.2f} {v['ess']:6.0f} | {v['bias']:6.2f} {v['worst_bias']:6.2f} | {v['width']:6.2f} "
+        f"{name} {v['rhat']:6.3f} {v['ess']:6.0f} | {v['bias']:6.2f} {v['worst_bias']:6.2f} | {v['width']:6.2f} "
         f"{v['worst_width']:6.2f} | {v['khat']:6.2f} {gap[0]:>14} {gap[1]:>13}"
     )

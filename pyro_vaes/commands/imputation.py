@@ -138,7 +138,7 @@ def said(found: "Imputed", x: "Tensor", title: str) -> list[str]:
         if not values.isnan().all():
             lines.append(f"{word}: median {values.nanmedian():.3g}, least {values[~values.isnan()].min():.3g}")
     finding = found.finding()
-    return [*lines, str(finding)]
+    return [*lines, str(finding), "(none of this says whether the model is right: pyro-vaes check RUN does)"]
 
 
 def _write(path: Path, found: "Imputed", shape: tuple[int, ...]) -> None:
