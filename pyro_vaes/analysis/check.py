@@ -35,8 +35,13 @@ USES: dict[str, tuple[str, ...]] = {
     "log p(x)": ("PSIS",),
     "new samples, as data like these in the statistics compared": ("prior predictive",),
     "which entries are outliers, and how likely": ("outliers", "outlier probability"),
-    "values in place of missing entries": ("imputation",),
+    "values in place of missing entries, as the model has them": ("imputation",),
 }
+MORE = (
+    "k-hat: of the importance weights of a datum; above 0.7 they cannot correct the guide. Tests draw anew, so that "
+    "their counts differ by a few. SBC, VSBC: on data that the model draws. Each test says more at a larger budget: "
+    "psis, nuts, compare, gaps, sbc, predictive_check, power_scaling, outlier_posterior and impute of pyro_vaes."
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Checked:
         for use, (answer, because) in self.uses().items():
             why = f" ({', '.join(because)})" if because and answer != "yes" else ""
             lines.append(f"{answer:<11} {use}{why}")
+        lines += ["", *textwrap.wrap(MORE, WIDTH)]
         return "\n".join(lines)
 
 

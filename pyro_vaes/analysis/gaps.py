@@ -72,9 +72,12 @@ class Gaps:
             return Finding("gaps", QUESTION, "not tested", why, numbers)
         each = middle["total"] / k
         verdict = "good" if each <= GOOD else "caution" if each <= BAD else "bad"
-        larger = "amortisation" if middle["amortisation"] > middle["approximation"] else "approximation"
+        parts = middle["amortisation"], middle["approximation"]
+        # Two medians that are nearly alike do not say which to mend first.
+        larger = "both" if max(parts) < 1.5 * min(parts) else "amortisation" if parts[0] > parts[1] else "approximation"
         what = {
             "amortisation": "train longer, or widen the encoder",
+            "both": "train longer or widen the encoder, and try a richer family of guides",
             "approximation": "a richer family of guides would help more than a better encoder",
         }[larger]
         said = (

@@ -80,14 +80,16 @@ class PredictiveCheck:
             return Finding(test, QUESTION, "not tested", said, numbers)
         if not wrong:
             said = f"none of {count} statistics of {many} tells them from replicates"
+            if self.kind == "posterior" and len(share):
+                said += f"; one by one, up to {float(share.max()):.0%} of the data are extreme (5% by chance)"
             return Finding(test, QUESTION, "good", said, numbers)
         j = int(torch.where(extreme, self.effect.nan_to_num(0.0), -1.0).argmax())
         known = bool(self.effect[j].isfinite())
-        size = f", {float(self.effect[j]):.2g} standard deviations between data" if known else ""
+        size = f", off by {float(self.effect[j]):.2g} times the spread between data" if known else ""
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
             f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"
-            f"{size}"
+            f"{size}: do not read it off what the model draws"
         )
         return Finding(test, QUESTION, "bad" if bool(large.any()) else "caution", said, numbers)
 

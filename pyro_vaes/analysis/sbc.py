@@ -125,8 +125,8 @@ class Calibration:
             worst = int(torch.where(among, away[2].abs(), -1.0).argmax())
             said = (
                 f"{many} are off; the 90 % interval of {self.names[worst]} holds the truth in "
-                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; weigh draws if "
-                "k-hat allows"
+                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; train longer, "
+                "weigh draws where k-hat is below 0.7, or use nuts"
             )
             return Finding("SBC", QUESTION, "bad", said, numbers)
         said = f"{many} are off, but {held}: small errors of the guide, larger ones only between its dimensions"
@@ -177,7 +177,8 @@ class Symmetry:
             return Finding("VSBC", CENTRED, "good", said, numbers)
         said = (
             f"{len(wrong)} of {len(self.names)} dimensions are off to one side ({_few(wrong)}); {self.names[worst]} is "
-            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of simulations)"
+            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of simulations): "
+            "means do not average out; train longer"
         )
         return Finding("VSBC", CENTRED, "bad" if abs(size) > BIAS else "caution", said, numbers)
 
