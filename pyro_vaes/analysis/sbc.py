@@ -177,7 +177,7 @@ class Symmetry:
             return Finding("VSBC", CENTRED, "good", said, numbers)
         said = (
             f"{len(wrong)} of {len(self.names)} dimensions are off to one side ({_few(wrong)}); {self.names[worst]} is "
-            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of simulations): "
+            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of all): "
             "means do not average out; train longer"
         )
         return Finding("VSBC", CENTRED, "bad" if abs(size) > BIAS else "caution", said, numbers)
