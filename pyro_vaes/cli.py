@@ -1,8 +1,11 @@
 """The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -93,14 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
-        code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
+        with _ended_by_term():
+            code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
         return int(code or 0)
     except InputError as error:
         _warn(str(error))
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _warn("stopped")
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    except MemoryError as error:
+        _warn(f"out of memory: {str(error) or 'take fewer data, draws or chunks at a time'}")
+        return 2
+    except RuntimeError as error:
+        # What torch raises on a CPU is no error of its own kind.
+        if "not enough memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        _warn("out of memory: take fewer data, draws or chunks at a time")
+        return 2
     except BrokenPipeError:
         # Whoever read our output has gone; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -111,6 +124,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _warn(f"{error.filename or 'output'}: {error.strerror or error}")
         return 2
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """Let SIGTERM unwind a command as Ctrl-C does, so that no half-written file stays; training has its own way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _warn(message: str) -> None:

@@ -1,5 +1,9 @@
 """The one error that a user's input can cause."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 
 class InputError(ValueError):
     """Say what was wrong with an input, where, and what is allowed.
@@ -85,3 +89,50 @@ def short(error: BaseException) -> str:
     'one'
     """
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def called(what: str, function: Any, *given: Any) -> Any:
+    """Call a function of the user's; whatever goes wrong in it is told in one line.
+
+    >>> called("statistic 'worst'", lambda a: a[3], [1, 2])
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: statistic 'worst' fails: IndexError: list index out of range
+    """
+    if not callable(function):
+        raise InputError(f"{what} is {said(function)}: it must be a function")
+    try:
+        return function(*given)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} fails: {first_line(error)}") from error
+
+
+def functions_of(what: str, given: Any) -> dict[str, Any]:
+    """Give named functions as a dict, or refuse what is none.
+
+    >>> functions_of("statistics", ["mean"])
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: statistics is ['mean']: it must map names to functions
+    """
+    if not isinstance(given, Mapping) or not all(callable(f) for f in given.values()):
+        raise InputError(f"{what} is {said(given)}: it must map names to functions")
+    return {str(name): function for name, function in given.items()}
+
+
+def image_shape(shape: Any, entries: int) -> tuple[int, ...]:
+    """Give the shape of a datum of so many entries, or refuse it.
+
+    >>> image_shape([2, 3], 6)
+    (2, 3)
+    """
+    try:
+        found = tuple(shape) if not isinstance(shape, int) else (shape,)
+    except TypeError:
+        found = ()
+    plain = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found)
+    if not plain or not 1 <= len(found) <= 3 or math.prod(found) != entries:
+        raise InputError(f"shape is {said(shape)}: it must be (H, W) or (C, H, W) with {entries} entries in all")
+    return found

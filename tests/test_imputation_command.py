@@ -51,7 +51,7 @@ def test_masks_and_arrays_and_the_other_methods(folder, capsys):
             "--samples=20",
         )
         assert run(folder, *words, "--warmup=4", "--limit=3") == 0
-        assert "rmse" in capsys.readouterr().out
+        assert "root mean square" in capsys.readouterr().out
         filled = np.load(folder / "out.npy")
         assert np.array_equal(filled[..., :2], np.load(folder / "whole.npy")[:3, ..., :2])
     assert run(folder, folder / "whole.npy", "--mask=left", "--method=optimise", "--limit=2") == 0

@@ -84,7 +84,7 @@ def test_hardest_and_ppc_say_what_they_show():
     pair = make("vae")
     tree = pv.to_datatree(pair, batch("vae", 4), draws=30, replicates=2)
     figure = plots.hardest(tree.isel(datum=[2, 0]), (1, 4), (2, 4), title="t")
-    assert "row 2" in figure.axes[0].get_title() and "1 of 4 above 0.7" in figure.get_suptitle()
+    assert "row 2" in figure.axes[0].get_title() and "above 0.7 for 1 of 4" in figure.get_suptitle()
     observed = np.zeros((5, 4))
     made = np.ones((3, 5, 4)) + np.arange(4)
     figure = plots.predictive(observed, made, (2, 2), title="t")

@@ -17,7 +17,7 @@ from pyro_vaes.analysis.psis import psis
 from pyro_vaes.analysis.sbc import sbc
 from pyro_vaes.analysis.sensitivity import power_scaling
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, short, whole
+from pyro_vaes.errors import InputError, image_shape, short, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.impute import impute
@@ -35,8 +35,13 @@ USES: dict[str, tuple[str, ...]] = {
     "log p(x)": ("PSIS",),
     "new samples, as data like these in the statistics compared": ("prior predictive",),
     "which entries are outliers, and how likely": ("outliers", "outlier probability"),
-    "values in place of missing entries": ("imputation",),
+    "values in place of missing entries, as the model has them": ("imputation",),
 }
+MORE = (
+    "k-hat: of the importance weights of a datum; above 0.7 they cannot correct the guide. Tests draw anew, so that "
+    "their counts differ by a few. SBC, VSBC: on data that the model draws. Each test says more at a larger budget: "
+    "psis, nuts, compare, gaps, sbc, predictive_check, power_scaling, outlier_posterior and impute of pyro_vaes."
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class Checked:
         for use, (answer, because) in self.uses().items():
             why = f" ({', '.join(because)})" if because and answer != "yes" else ""
             lines.append(f"{answer:<11} {use}{why}")
+        lines += ["", *textwrap.wrap(MORE, WIDTH)]
         return "\n".join(lines)
 
 
@@ -259,6 +265,7 @@ def check(
     whole("seed", seed, low=0)
     check_data(pair, x)
     y = check_condition(pair, x, y)
+    shape = None if shape is None else image_shape(shape, x.shape[1])
     if len(x) < 2:
         raise InputError("x holds one datum: a check needs two at least")
     if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape):

@@ -13,7 +13,7 @@ LINE = 104
 
 
 def verdicts_figure(found: Checked, title: str) -> Figure:
-    """Draw a row for every test, with its verdict and what was found, and under them what can be trusted.
+    """Draw a row for every test, with verdict, question (grey) and what was found, and under them what can be trusted.
 
     >>> import torch
     >>> from pyro_vaes.finding import Finding
@@ -22,8 +22,11 @@ def verdicts_figure(found: Checked, title: str) -> Figure:
     1
     """
     rows = [(f.test, f.verdict, f.verdict, f.said) for f in found.findings]
-    uses = [("", answer, ANSWER[answer], use) for use, (answer, _) in found.uses().items()]
+    asked = [f.question for f in found.findings]
+    uses = [("", answer, ANSWER[answer], f"{use} ({', '.join(why)})" if why and answer != "yes" else use)
+            for use, (answer, why) in found.uses().items()]  # fmt: skip
     texts = [textwrap.wrap(said, LINE) for *_, said in [*rows, *uses]]
+    texts = [[question, *text] for question, text in zip(asked, texts[: len(rows)], strict=True)] + texts[len(rows) :]
     lines = sum(max(1, len(t)) for t in texts) + 0.6 * len(texts) + 2.6
     figure = Figure(figsize=(10.2, 0.19 * lines + 0.4), dpi=160)
     ax = figure.add_axes((0, 0, 1, 1))
@@ -40,6 +43,9 @@ def verdicts_figure(found: Checked, title: str) -> Figure:
             bbox={"boxstyle": "round,pad=0.3", "color": COLOUR[verdict]},
         )  # fmt: skip
         ax.text(13, at, name, fontsize=8.5, color=NEUTRAL, va="center", weight="bold")
-        ax.text(31 if name else 13, at - 0.35, "\n".join(text), fontsize=8, va="top", color="black", linespacing=1.25)
+        left = 31 if name else 13
+        for line, words in enumerate(text):
+            colour = "#6b7280" if name and not line else "black"
+            ax.text(left, at + line, words, fontsize=8, va="center", color=colour)
         at += max(1, len(text)) + 0.6
     return figure

@@ -109,7 +109,8 @@ class Compared:
         wide = f"sd {width:.2f} times NUTS's" if len(known) else "a point, without a width"
         then = {
             "good": "means and intervals of the guide can be used",
-            "caution": "one entry in ten is off by more than 0.5 sd or a factor of 1.5: reweight or use nuts for those",
+            "caution": "one entry in ten is off by more than 0.5 sd or a factor of 1.5: weigh draws where k-hat "
+            "is below 0.7, else use nuts",
             "bad": "do not read posterior means or intervals off this guide",
         }[verdict]
         said = f"a typical entry is off by {middle[0]:.2f} sd, {wide}, for {int(mixed.sum())} data: {then}"
@@ -187,6 +188,6 @@ def _moments(chains: Chains) -> tuple[Tensor, Tensor] | None:
 def _line(name: str, v: dict[str, float]) -> str:
     gap = [f"{v[n]:.2f} ± {v[n + '_se']:.2f}" for n in ("approximation", "amortisation")]
     return (
-        f"{name} {v['rhat']:6.2f} {v['ess']:6.0f} | {v['bias']:6.2f} {v['worst_bias']:6.2f} | {v['width']:6.2f} "
+        f"{name} {v['rhat']:6.3f} {v['ess']:6.0f} | {v['bias']:6.2f} {v['worst_bias']:6.2f} | {v['width']:6.2f} "
         f"{v['worst_width']:6.2f} | {v['khat']:6.2f} {gap[0]:>14} {gap[1]:>13}"
     )

@@ -32,7 +32,8 @@ def guide_against_nuts(found: Compared, *, title: str = "") -> Figure:
         _bars(middle, found, order)
         _khats(right, found, order)
     mixed = int(found.chains.mixed.sum())
-    said = f"{n} data, {k} entries of a code; chains mixed (R-hat ≤ {found.chains.limit}) for {mixed} of {n} data"
+    name = "" if title else f"{found.chains.target.pair.name}: "
+    said = f"{name}{n} data, {k} entries of a code; chains mixed (R-hat ≤ {found.chains.limit}) for {mixed} of {n} data"
     figure.suptitle(f"{title}\n{said}" if title else said, fontsize=9, color=NEUTRAL, x=0.01, ha="left")
     return figure
 

@@ -72,9 +72,12 @@ class Gaps:
             return Finding("gaps", QUESTION, "not tested", why, numbers)
         each = middle["total"] / k
         verdict = "good" if each <= GOOD else "caution" if each <= BAD else "bad"
-        larger = "amortisation" if middle["amortisation"] > middle["approximation"] else "approximation"
+        parts = middle["amortisation"], middle["approximation"]
+        # Two medians that are nearly alike do not say which to mend first.
+        larger = "both" if max(parts) < 1.5 * min(parts) else "amortisation" if parts[0] > parts[1] else "approximation"
         what = {
             "amortisation": "train longer, or widen the encoder",
+            "both": "train longer or widen the encoder, and try a richer family of guides",
             "approximation": "a richer family of guides would help more than a better encoder",
         }[larger]
         said = (
@@ -142,6 +145,8 @@ def gaps(
         raise InputError(
             f"the code of {pair.name} has {t.line.size} entries: a full Gaussian takes at most {MOST_FULL}"
         )
+    if proposal is not None:
+        proposal = _proposal(proposal, len(x), t.line.size)
     starts: Any = range(0, len(x), batch_size)
     if progress:
         from tqdm import tqdm
@@ -156,6 +161,18 @@ def gaps(
             columns.append(_batch(t.only(rows), (seed, start), draws, family, particles, steps, given, chunk, diagonal))
     joined = [torch.cat(parts).cpu() for parts in zip(*columns, strict=True)]
     return Gaps(*joined[:-2], q=Gaussian(*joined[-2:]), family=family, same=diagonal, normalised=t.sites.normalised)  # type: ignore[misc, arg-type]
+
+
+def _proposal(given: Any, rows: int, size: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance as they were given, or a refusal."""
+    shapes = (rows, size), (rows, size, size)
+    fits = isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(part, Tensor) for part in given)
+    if not fits or tuple(tuple(part.shape) for part in given) != shapes:
+        raise InputError(f"proposal must be a mean and a covariance, tensors of shape {shapes[0]} and {shapes[1]}")
+    mean, covariance = given
+    if not bool(mean.isfinite().all()) or bool(torch.linalg.cholesky_ex(covariance.double()).info.any()):
+        raise InputError("proposal has a mean that is not finite, or a covariance that is not positive definite")
+    return mean, covariance
 
 
 def is_diagonal(t: Target) -> bool:

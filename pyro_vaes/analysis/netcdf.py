@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vaes.analysis.batches import batches
 from pyro_vaes.analysis.plan import Plan, planned
 from pyro_vaes.analysis.tree import BATCH, CHUNK, DRAWS, REPLICATES, attributes, every, within
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, said, short
 from pyro_vaes.pair import Pair
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_posterior(
     ...     open_posterior(path)["posterior"]["z"].shape
     (1, 30, 3, 2)
     """
-    path = Path(path)
+    path = _named(path)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"path {path}: it must name a file in a folder that exists")
     plan = planned(pair, x, y, draws=draws, replicates=replicates, shape=shape, labels=labels, mask=mask, dirty=dirty,
@@ -91,7 +91,7 @@ def open_posterior(path: str | Path, *, lazy: bool = False) -> "DataTree":
     """
     import xarray
 
-    path = Path(path)
+    path = _named(path)
     if not path.is_file():
         raise InputError(f"no posterior at {path}")
     try:
@@ -100,8 +100,15 @@ def open_posterior(path: str | Path, *, lazy: bool = False) -> "DataTree":
         with xarray.open_datatree(path, engine="h5netcdf") as tree:
             found: Any = tree.load()
             return found
-    except OSError as error:
-        raise InputError(f"{path} is not a readable netCDF file: {str(error).splitlines()[0]}") from None
+    # What h5py, h5netcdf and xarray make of damaged metadata is any of these.
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a readable netCDF file: {short(error)}") from None
+
+
+def _named(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path is {said(path)}: it must name a file")
+    return Path(path)
 
 
 def _write(path: Path, plan: Plan, progress: bool) -> None:

@@ -66,7 +66,7 @@ class Chains:
         verdict = "good" if mixed >= 0.95 * n else "caution" if mixed >= 0.5 * n else "bad"
         then = "they are the reference" if verdict == "good" else "run longer: the others have no reference"
         said = (
-            f"R-hat <= {self.limit} for {mixed} of {n} data (worst {worst:.2f}, least ESS {ess:.0f}, "
+            f"R-hat <= {self.limit} for {mixed} of {n} data (worst {worst:.3f}, least ESS {ess:.0f}, "
             f"{self.divergences} divergences): {then}"
         )
         return Finding("NUTS", QUESTION, verdict, said, numbers)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vaes.analysis.outlier_posterior import Moments, OutlierPosterior, outlier_posterior
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, image_shape, said, whole
 from pyro_vaes.evaluation.metrics import average_precision, cell_auc
 from pyro_vaes.finding import Finding
 from pyro_vaes.pair import Pair
@@ -92,11 +92,17 @@ def judge_outliers(found: OutlierPosterior, mask: Tensor, clean: Tensor | None =
     """
     from pyro_vaes.evaluation.reliability import brier_skill, calibration_error, reliability
 
+    if not isinstance(found, OutlierPosterior):
+        raise InputError(f"found is {said(found)}: it must be what outlier_posterior gives")
+    if not isinstance(mask, Tensor):
+        raise InputError(f"mask is {said(mask)}: it must be a bool tensor, True where an entry is dirty")
     mask = mask.cpu()
     both = {"guide": found.guide.outlier, "weighted": found.weighted.outlier, "exceeds": found.weighted.exceeds}
     bins = {name: reliability(p, mask) for name, p in both.items()}
     covered = {}
     if clean is not None:
+        if not isinstance(clean, Tensor) or not clean.is_floating_point() or not bool(clean.isfinite().all()):
+            raise InputError(f"clean is {said(clean)}: it must be a tensor of finite floats in the units of x")
         if clean.shape != mask.shape:
             raise InputError(f"clean has shape {tuple(clean.shape)}, mask {tuple(mask.shape)}: they must agree")
         covered = {n: _covered(m, clean, mask) for n, m in (("guide", found.guide), ("weighted", found.weighted))}
@@ -149,8 +155,12 @@ def planted_outliers(
     from pyro_vaes.data import corrupt
     from pyro_vaes.inference.guard import as_batch, check_data
 
+    whole("seed", seed, low=0)
+    if not isinstance(spec, str):
+        raise InputError(f"spec is {said(spec)}: it must name a corruption, such as impulse:0.1")
     check_data(pair, x)
-    dirty = corrupt(as_batch(x), spec, shape=shape or (x.shape[1],), seed=seed)
+    shape = image_shape(x.shape[1] if shape is None else shape, x.shape[1])
+    dirty = corrupt(as_batch(x).detach(), spec, shape=shape, seed=seed)
     if not 0 < float(dirty.mask.double().mean()) < 1:
         raise InputError(f"{spec!r} makes all or none of the entries dirty: there is nothing to tell apart")
     found = outlier_posterior(pair, dirty.x, y, seed=seed, **arguments)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.replicate import drawable
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, said, whole
+from pyro_vaes.errors import InputError, image_shape, whole
 from pyro_vaes.evaluation.blocks import blocks_of
 from pyro_vaes.inference.densities import rehearsed
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
@@ -118,7 +118,7 @@ def planned(
     whole("seed", seed, low=0)
     check_data(pair, x)
     y = check_condition(pair, x, y)
-    shape = _shape(x.shape[1] if shape is None else shape, x)
+    shape = image_shape(x.shape[1] if shape is None else shape, x.shape[1])
     marks = {name: _marks(name, value, x) for name, value in (("mask", mask), ("dirty", dirty)) if value is not None}
     plan = Plan(
         pair, x, y, _labels(labels, len(x)), marks, look(pair, x, y), shape, draws, min(replicates, draws), seed,
@@ -233,15 +233,6 @@ def _constants(plan: Plan, pixels: tuple[str, ...]) -> dict[str, Variable]:
         found["condition"] = Variable(("datum", "condition_dim"), kind, "what the model is given beside the code")
     words = {"mask": "1 where x was observed, 0 where not", "dirty": "1 where x is known to be dirty"}
     return found | {n: Variable(("datum", *pixels), np.dtype("i1"), words[n]) for n in plan.marks}
-
-
-def _shape(shape: Any, x: Tensor) -> tuple[int, ...]:
-    d = x.shape[1]
-    found = (shape,) if isinstance(shape, int) else tuple(shape)
-    whole_numbers = all(isinstance(n, int) and n > 0 for n in found)
-    if not whole_numbers or len(found) not in PIXELS or int(np.prod(found)) != d:
-        raise InputError(f"shape is {said(shape)}: it must be (H, W) or (C, H, W) with {d} entries in all")
-    return found
 
 
 def _labels(labels: Tensor | None, rows: int) -> Tensor | None:

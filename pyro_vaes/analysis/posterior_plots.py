@@ -50,8 +50,11 @@ def forest(found: Latents, labels: np.ndarray | None, *, title: str, most: int =
             ax.plot(middle, y, "o", color="white", markeredgecolor=ROBUST, markersize=4)
         ax.set_yticks(heights, groups if k % columns == 0 else [""] * len(groups))
         ax.set_title(f"{found.names[k]}, activity {found.activity[k]:.2f}", fontsize=9, loc="left", color=NEUTRAL)
+    of = "the draws of all data of a class" if known else "the guide's draws of a datum"
     figure.supxlabel(
-        "dot: median; thick: 50 %; thin: 94 % of the guide's draws; grey: the prior's 50 and 94 %", fontsize=8
+        f"dot: median; thick: 50 %; thin: 94 % of {of}; grey: the prior's 50 and 94 %\n"
+        "activity: variance over the data of the guide's mean; the prior has 1, an unused latent 0",
+        fontsize=8,
     )
     return figure
 
@@ -67,9 +70,9 @@ def against_prior(found: Latents, *, title: str, most: int = 8) -> Figure:
             continue
         _marginal(ax, found, k)
         own = found.draws[..., k]
-        said = f"{found.names[k]}: mean {own.mean():.2f}, sd {own.std():.2f}"
+        said = f"{found.names[k]}: mean {own.mean():z.2f}, sd {own.std():.2f}"
         if found.prior is not None:
-            said += f"\nprior: {found.prior[..., k].mean():.2f}, {found.prior[..., k].std():.2f}"
+            said += f"\nprior: mean {found.prior[..., k].mean():z.2f}, sd {found.prior[..., k].std():.2f}"
         ax.set_title(said, fontsize=7.5, loc="left", color=NEUTRAL)
     figure.supxlabel("red: aggregated posterior, all data together; grey: prior. The nearer the better", fontsize=8)
     return figure
@@ -110,7 +113,8 @@ def pairs(found: Latents, labels: np.ndarray | None, *, title: str, most: int = 
         dots = [Line2D([], [], marker="o", linestyle="", color=f"C{c % 10}", markersize=4) for c in known]
         figure.legend(dots, [str(c) for c in known], loc="upper right", fontsize=7, title="class", title_fontsize=7)
     figure.suptitle(title, fontsize=9, color=NEUTRAL)
-    figure.supxlabel("one draw per datum; grey: the prior", fontsize=8)
+    colour = "coloured by class" if classes else "red"
+    figure.supxlabel(f"dots: one draw per datum, {colour}, over the prior, grey; red outlines: all draws", fontsize=8)
     return figure
 
 
@@ -188,13 +192,16 @@ def khats(khat: np.ndarray, ess: np.ndarray, draws: int, *, title: str) -> Figur
     ranks, bad = np.arange(1, len(khat) + 1), khat[order] > UNTRUSTED
     for among, colour in ((~bad, NEUTRAL), (bad, ROBUST)):
         left.scatter(ranks[among], khat[order][among], s=5, color=colour, linewidths=0)
-    for level, word in ((0.5, "0.5: finite variance below"), (UNTRUSTED, "0.7: not to be trusted above")):
+    levels = ((0.5, "below 0.5: finite variance", "top"), (UNTRUSTED, "above 0.7: do not trust the weights", "bottom"))
+    for level, word, side in levels:
         left.axhline(level, color=CLASSICAL, linewidth=0.8)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top"}
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": side}
         left.annotate(word, (0.99, level), fontsize=7, color=NEUTRAL, **place)
     left.set_xlabel("data, sorted", fontsize=8), left.set_ylabel("Pareto k-hat", fontsize=8)
     count = int(bad.sum())
-    left.set_title(f"{count} of {len(khat)} above 0.7", fontsize=9, loc="left", color=ROBUST if count else NEUTRAL)
+    left.set_title(
+        f"k-hat above 0.7 for {count} of {len(khat)} data", fontsize=9, loc="left", color=ROBUST if count else NEUTRAL
+    )
     right.hist(100 * ess / draws, bins=np.linspace(0, 100, 31), color=NEUTRAL)
     right.set_xlabel(f"importance effective sample size, % of {draws} draws", fontsize=8)
     right.set_ylabel("data", fontsize=8)
@@ -225,8 +232,8 @@ def hardest(tree: "DataTree", total: tuple[int, int], shape: Sequence[int], *, t
         for ax, picture in ((above, x[n]), (below, mean[n])):
             ax.imshow(image(picture, shape).clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         colour = ROBUST if khat[n] > UNTRUSTED else NEUTRAL
-        above.set_title(f"row {row}\nk {khat[n]:.2f}", fontsize=6, color=colour, pad=2)
-    said = f"{total[0]} of {total[1]} above 0.7 (red); the {len(rows)} largest, each over its clean mean"
+        above.set_title(f"row {row}\nk-hat {khat[n]:.2f}", fontsize=6, color=colour, pad=2)
+    said = f"k-hat above 0.7 for {total[0]} of {total[1]} (red); the {len(rows)} largest, each over its clean mean"
     figure.suptitle(f"{title}\n{said}", fontsize=8, color=NEUTRAL)
     return figure
 
@@ -244,11 +251,12 @@ def left_out(elpd: np.ndarray, khat: np.ndarray, entries: LOO | None, shape: Seq
                  label=["k-hat below 0.7", "above: not to be trusted"])  # fmt: skip
     axes[0].legend(fontsize=7, frameon=False)
     (
-        axes[0].set_xlabel("log p(x), nats: a datum left out; more is better", fontsize=8),
+        axes[0].set_xlabel("log p(x) of a datum, nats, the model being fixed; more is better", fontsize=8),
         axes[0].set_ylabel("data", fontsize=8),
     )
     se = math.sqrt(len(elpd)) * elpd.std(ddof=1) if len(elpd) > 1 else math.nan
-    axes[0].set_title(f"sum {elpd.sum():,.0f} +- {se:,.0f} (standard error)", fontsize=9, loc="left", color=NEUTRAL)
+    total = f"a datum left out: log p(x)\nsum {elpd.sum():,.0f} +- {se:,.0f} (standard error)"
+    axes[0].set_title(total, fontsize=8, loc="left", color=NEUTRAL)
     if entries is None:
         return figure
     each, ax = entries.elpd.mean(0), axes[1]

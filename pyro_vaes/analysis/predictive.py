@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from pyro_vaes.analysis.simulate import check_drawable, drawn_from_model, rows_at_once
 from pyro_vaes.analysis.target import Sites, look
 from pyro_vaes.analysis.uniform import holm, uniformity
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, called, functions_of, image_shape, unknown, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import quietly, run, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
@@ -80,14 +80,16 @@ class PredictiveCheck:
             return Finding(test, QUESTION, "not tested", said, numbers)
         if not wrong:
             said = f"none of {count} statistics of {many} tells them from replicates"
+            if self.kind == "posterior" and len(share):
+                said += f"; one by one, up to {float(share.max()):.0%} of the data are extreme (5% by chance)"
             return Finding(test, QUESTION, "good", said, numbers)
         j = int(torch.where(extreme, self.effect.nan_to_num(0.0), -1.0).argmax())
         known = bool(self.effect[j].isfinite())
-        size = f", {float(self.effect[j]):.2g} standard deviations between data" if known else ""
+        size = f", off by {float(self.effect[j]):.2g} times the spread between data" if known else ""
         said = (
             f"{len(wrong)} of {count} statistics are not the model's; {self.set_names[j]} is "
             f"{float(self.set_observed[j]):.3g} in {many}, {float(self.set_replicated[:, j].mean()):.3g} in replicates"
-            f"{size}"
+            f"{size}: do not read it off what the model draws"
         )
         return Finding(test, QUESTION, "bad" if bool(large.any()) else "caution", said, numbers)
 
@@ -145,8 +147,8 @@ def predictive_check(
     check_data(pair, x)
     y = check_condition(pair, x, y)
     check_drawable(pair, y)
-    statistics = defaults(pair, x, shape) if statistics is None else dict(statistics)
-    of_set = dict(of_set or {})
+    statistics = defaults(pair, x, shape) if statistics is None else functions_of("statistics", statistics)
+    of_set = functions_of("of_set", {} if of_set is None else of_set)
     if not (statistics or of_set):
         raise InputError("there is no statistic: give one, or leave statistics out for the usual ones")
     observed = _all(statistics, as_batch(x), (len(x),))
@@ -202,15 +204,15 @@ def defaults(pair: Pair, x: Tensor, shape: Sequence[int] | None = None) -> dict[
     support: Any = pair.traces()[1].nodes["x"]["fn"].support
     binary = getattr(support, "base_constraint", support) is constraints.boolean
     found: dict[str, Statistic] = {"mean": lambda a: a.mean(-1)}
-    if not binary:
+    if not binary and x.shape[1] > 1:
         found |= {"sd": lambda a: a.std(-1), "min": lambda a: a.amin(-1), "max": lambda a: a.amax(-1)}
         if bool(((as_batch(x) >= 0) & (as_batch(x) <= 1)).all()):
             found["share > 0.5"] = lambda a: (a > 0.5).to(a.dtype).mean(-1)
     if shape is not None:
-        size = tuple(shape)
-        if len(size) < 2 or torch.Size(size).numel() != x.shape[1]:
-            raise InputError(f"shape is {size}: it must be (H, W) or (C, H, W), with {x.shape[1]} entries")
-        found["roughness"] = lambda a: _roughness(a, size)
+        size = image_shape(shape, x.shape[1])
+        # A row of a table is no image, and one pixel has no neighbour.
+        if len(size) > 1 and max(size[-2:]) > 1:
+            found["roughness"] = lambda a: _roughness(a, size)
     return found
 
 
@@ -238,14 +240,14 @@ def _all(statistics: Mapping[str, Statistic], data: Tensor, shape: tuple[int, ..
     """Every statistic of data (..., N, d): (T, ..., N), float64."""
     found = [torch.empty(0, *shape, dtype=torch.float64)]
     for name, statistic in statistics.items():
-        found.append(_checked(name, statistic(data), shape)[None])
+        found.append(_checked(name, called(f"statistic {name!r}", statistic, data), shape)[None])
     return torch.cat(found)
 
 
 def _summaries(each: Tensor, data: Tensor, of_set: Mapping[str, Statistic]) -> Tensor:
     """Statistics of the set, (S, U), of statistics of data (T, S, N) and the data themselves (S, N, d)."""
     spread = each.std(-1) if each.shape[-1] > 1 else torch.zeros(each.shape[:-1], dtype=each.dtype)
-    given = [_checked(name, f(data), (len(data),)) for name, f in of_set.items()]
+    given = [_checked(name, called(f"statistic {name!r}", f, data), (len(data),)) for name, f in of_set.items()]
     return torch.stack([*each.mean(-1), *spread, *given], -1)
 
 

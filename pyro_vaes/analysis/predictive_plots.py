@@ -63,10 +63,14 @@ def _data(ax: Any, found: PredictiveCheck, j: int) -> None:
         for inside, colour in ((~out, CLASSICAL), (out, ROBUST)):
             ax.hlines(observed[some][inside], low_[inside], high_[inside], color=colour, linewidth=0.6, alpha=0.6)
             ax.plot(middle[inside], observed[some][inside], "o", markersize=2, color=colour)
-        ax.set_title(f"{found.names[j]}\n{100 * out.mean():.0f} % outside (red)", fontsize=8, loc="left")
+        ax.set_title(
+            f"{found.names[j]}\n{100 * out.mean():.0f} % outside (red; 10 % by chance)", fontsize=8, loc="left"
+        )
         low, high = min(observed[some].min(), low_.min()), max(observed[some].max(), high_.max())
     ax.plot([low, high], [low, high], color=NEUTRAL, linewidth=0.7, linestyle=":")
-    ax.set_xlabel("replicates", fontsize=8)
+    ax.set_xlabel(
+        "quantiles of replicates" if found.kind == "prior" else "its replicates: median, 5 % to 95 %", fontsize=8
+    )
 
 
 def _mean(ax: Any, found: PredictiveCheck, j: int, colour: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.analysis.target import Drawn, Target, target
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, called, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values, quietly
 from pyro_vaes.inference.pareto import FEWEST, smoothed
@@ -245,10 +245,12 @@ def _averages(t: Target, start: int, weights: Tensor, f: Function, chunk: int, s
 
 
 def _called(f: Function, drawn: Drawn) -> Tensor:
-    value = f(drawn)
+    value = called("f", f, drawn)
     expected = tuple(drawn.prior.shape)
     if not isinstance(value, Tensor) or tuple(value.shape[:2]) != expected:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"f gives {shape}: it must give a tensor of a value per draw and datum, ({expected[0]}, "
                          f"{expected[1]}, ...)")  # fmt: skip
+    if not bool(value.isfinite().all()):
+        raise InputError("f is not finite everywhere: an average of it would be no number")
     return value.double().cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.simulate import Simulated, check_drawable, has_kernel, simulated
 from pyro_vaes.analysis.uniform import holm, symmetry, uniformity
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, functions_of, number, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.densities import Values
 from pyro_vaes.pair import Pair
@@ -125,8 +125,8 @@ class Calibration:
             worst = int(torch.where(among, away[2].abs(), -1.0).argmax())
             said = (
                 f"{many} are off; the 90 % interval of {self.names[worst]} holds the truth in "
-                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; weigh draws if "
-                "k-hat allows"
+                f"{100 * float(found[2].share[worst]):.0f} %: the guide's spread is no uncertainty; train longer, "
+                "weigh draws where k-hat is below 0.7, or use nuts"
             )
             return Finding("SBC", QUESTION, "bad", said, numbers)
         said = f"{many} are off, but {held}: small errors of the guide, larger ones only between its dimensions"
@@ -177,7 +177,8 @@ class Symmetry:
             return Finding("VSBC", CENTRED, "good", said, numbers)
         said = (
             f"{len(wrong)} of {len(self.names)} dimensions are off to one side ({_few(wrong)}); {self.names[worst]} is "
-            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of simulations)"
+            f"too {'high' if size > 0 else 'low'} by {abs(size):.2f} of its standard deviations (median of all): "
+            "means do not average out; train longer"
         )
         return Finding("VSBC", CENTRED, "bad" if abs(size) > BIAS else "caution", said, numbers)
 
@@ -232,6 +233,7 @@ def sbc(
     """
     whole("simulations", simulations, low=20), whole("draws", draws, low=9)
     whole("batch_size", batch_size), whole("seed", seed, low=0)
+    functions = None if functions is None else functions_of("functions", functions)
     y = check_drawable(pair, y)
     found = ranked(simulated(pair, y, simulations, draws, functions, batch_size, seed))
     p = uniformity(found.ranks, draws + 1, seed)

@@ -69,7 +69,9 @@ def _ecdfs(ax: Any, found: Calibration, off: list[bool], seed: int) -> None:
     ax.set_xlim(0, 1)
     ax.set_xlabel("rank of the true code among the guide's draws / draws", fontsize=8.5)
     ax.set_ylabel("ECDF - uniform", fontsize=8.5)
-    ax.set_title(f"ranks of {tests} quantities ({sum(off)} off, red)", fontsize=9, loc="left", color=NEUTRAL)
+    ax.set_title(
+        f"ranks of {tests} quantities ({sum(off)} off, red; grey: a right guide)", fontsize=9, loc="left", color=NEUTRAL
+    )
 
 
 def _coverage(ax: Any, found: Calibration, off: list[bool]) -> None:
@@ -84,7 +86,7 @@ def _coverage(ax: Any, found: Calibration, off: list[bool]) -> None:
             ax.plot(at[j], float(c.share[j]), marker="o", markersize=2.6, color=colour)
     ax.set_xticks(range(len(LEVELS)), [f"{100 * level:.0f} %" for level in LEVELS])
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("central interval (line: what it says)", fontsize=8.5)
+    ax.set_xlabel("central interval (line: what it says; dots: quantities in order)", fontsize=8.5)
     ax.set_ylabel("share that held the truth", fontsize=8.5)
     ax.set_title("coverage, with 95 % intervals", fontsize=9, loc="left", color=NEUTRAL)
 

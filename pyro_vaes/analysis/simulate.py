@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.target import Drawn, Sites, Target, look
 from pyro_vaes.distributions import Jeffreys
-from pyro_vaes.errors import InputError, first_line
+from pyro_vaes.errors import InputError, called, first_line
 from pyro_vaes.inference.densities import Values, family, quietly, run, seed_at
 from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.pair import Pair
@@ -46,6 +46,8 @@ def check_drawable(pair: Pair, y: Tensor | None = None) -> Tensor | None:
     """
     if not isinstance(pair, Pair):
         raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    if isinstance(y, Tensor) and not len(y):
+        raise InputError("y is empty: conditions of data that the model draws are taken from it")
     y = check_condition(pair, torch.empty(1 if y is None else len(y), 0), y)
     for name, site in pair.traces()[1].nodes.items():
         if site["type"] != "sample" or site["infer"].get("_deterministic"):
@@ -144,7 +146,8 @@ def _quantities(
 
 
 def _called(name: str, function: Callable[[Values, Tensor], Tensor], code: Values, x: Tensor) -> Tensor:
-    found, shape = function(code, x), tuple(next(iter(code.values())).shape[:2])
+    found = called(f"function {name!r}", function, code, x)
+    shape = tuple(next(iter(code.values())).shape[:2])
     if not isinstance(found, Tensor) or tuple(found.shape) != shape or not bool(found.isfinite().all()):
         what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(f"function {name!r} gives {what}: it must give {shape}, finite")

@@ -119,13 +119,13 @@ def locate_data(data: str) -> str:
     return str(Path(data).resolve()) if data not in DATASETS and Path(data).exists() else data
 
 
-def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...]) -> Path:
+def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...], also: str | None = None) -> Path:
     """Check where to write: nothing that was read, here or when the run was trained, may be overwritten."""
     from pyro_vaes.inference.run import Run
 
     path = Path(output)
     source = Run.open(run).config["data"]
-    read = [input, source["source"], (source["corrupt"] or "").partition("mask:")[2]]
+    read = [input, also, source["source"], (source["corrupt"] or "").partition("mask:")[2]]
     if path.suffix not in suffixes:
         raise InputError(f"output {output}: it must end in {' or '.join(suffixes)}")
     if path.is_dir():

@@ -72,7 +72,8 @@ def do_impute(
 
     whole("limit", 1 if limit is None else limit)
     folder = Run.open(run)
-    path = output_path(str(folder.path / "imputation.npz") if output is None else output, input, run, (".npz", ".npy"))
+    output = str(folder.path / "imputation.npz") if output is None else output
+    path = output_path(output, input, run, (".npz", ".npy"), also=mask)
     pair = folder.pair()
     where = folder.config["data"]["root"] if root is None else root
     dataset = load(input, root=where, split=split, limit=limit, missing=True)
@@ -127,8 +128,10 @@ def said(found: "Imputed", x: "Tensor", title: str) -> list[str]:
         lines.append(f"{blind} data have nothing observed: they are drawn from the model")
     known = gone & x.isfinite()
     if known.any():
-        away = (found.mean - x)[known].double()
-        lines.append(f"against what the mask hides: rmse {away.square().mean().sqrt():.4f} of the mean")
+        away = float((found.mean - x)[known].double().square().mean().sqrt())
+        sd = float(found.sd[known].double().square().mean().sqrt())
+        ratio = f": {away / sd:.1f} times the posterior sd (1 is right, more is too sure)" if sd > 0 else ""
+        lines.append(f"against what the mask hides: the mean is off by {away:.4f} (root mean square){ratio}")
     if found.sd[gone].isfinite().all():
         lines.append(f"posterior sd of a missing entry: {found.sd[gone].mean():.4f}")
     for name, word in (("ess", "effective sample size"), ("accepted", "share of accepted proposals")):
@@ -136,7 +139,7 @@ def said(found: "Imputed", x: "Tensor", title: str) -> list[str]:
         if not values.isnan().all():
             lines.append(f"{word}: median {values.nanmedian():.3g}, least {values[~values.isnan()].min():.3g}")
     finding = found.finding()
-    return [*lines, f"{finding.verdict}: {finding.said}"]
+    return [*lines, str(finding), "(none of this says whether the model is right: pyro-vaes check RUN does)"]
 
 
 def _write(path: Path, found: "Imputed", shape: tuple[int, ...]) -> None:

@@ -1,6 +1,7 @@
 """The command posterior: a run's posterior on paper, for ArviZ, with the standard figures."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import condition_for, data_of, finite, is_image, modelled, write_figure
@@ -188,14 +189,18 @@ def said(content: dict[str, Any], path: str) -> list[str]:
         rows = known["rows above 0.7"]
         listed = f": rows {', '.join(map(str, rows[:12]))}{', ...' if len(rows) > 12 else ''}" if rows else ""
         lines.append(
-            f"k-hat: median {known['median']:.2f}, above 0.7 for {known['above 0.7']} of {content['rows']}{listed}; "
-            f"effective draws, median {known['ess, median']:.1f} of {content['draws']}"
+            f"k-hat (above 0.7, importance weights cannot correct the guide): median {known['median']:.2f}, above 0.7 "
+            f"for {known['above 0.7']} of {content['rows']}{listed}; effective draws, median "
+            f"{known['ess, median']:.1f} of {content['draws']}"
         )
     if "replica above its datum" in content:
         each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in content["replica above its datum"].items())
-        lines.append(f"replica above its datum (50 % is best): {each}")
+        lines.append(f"replica above its datum (50 % is best, 0 and 100 % are worst): {each}")
     if "LOO by datum" in content:
-        lines.append(f"a datum left out: log p(x) {content['LOO by datum']['mean']:.2f} nats per datum")
+        lines.append(
+            f"a datum left out: log p(x) {content['LOO by datum']['mean']:.2f} nats per datum (sample_stats.elpd; "
+            "az.loo would use codes that have seen their datum)"
+        )
     if "LOO by entry" in content:
         known = content["LOO by entry"]
         lines.append(f"an entry left out: {known['mean']:.4f} nats per entry, of {known['data']} data")
@@ -206,4 +211,5 @@ def said(content: dict[str, Any], path: str) -> list[str]:
         *lines, "in any Python with arviz, h5netcdf and h5py:", "  import arviz as az",
         f'  posterior = az.from_netcdf("{path}")',
         f'  az.summary(posterior, var_names=["{site}"], coords={{"datum": [0]}}, kind="stats")',
+        f"what can be trusted: pyro-vaes check {Path(path).parent}",
     ]  # fmt: skip

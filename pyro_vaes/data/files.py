@@ -204,10 +204,11 @@ def frey_layout(ff: np.ndarray, where: str) -> Parts:
 
 
 def _csv(path: Path, missing: bool = False) -> Parts:
-    lines = _csv_lines(path)
+    lines = _csv_lines(path, missing)
     if not lines:
         raise InputError(f"{path}: is empty")
-    header = _header(lines[0][1])
+    first = lines[0][1]
+    header = _header(first) if any(cell.strip() for cell in first) else None
     if header is not None:
         lines = lines[1:]
     if not lines:
@@ -221,11 +222,16 @@ def _csv(path: Path, missing: bool = False) -> Parts:
     return x, shape, _labels(table[:, column], len(table), str(path))
 
 
-def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
+def _csv_lines(path: Path, missing: bool = False) -> list[tuple[int, list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+            # Where empty cells are missing ones, a row of nothing else is a datum too.
+            return [
+                (reader.line_num, cells)
+                for cells in reader
+                if any(cell.strip() for cell in cells) or (missing and len(cells) > 1)
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
 

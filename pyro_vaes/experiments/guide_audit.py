@@ -13,8 +13,9 @@ ELBO(q*) - ELBO(q). For the iC-VAE, whose p is no density, log p(x) is known up 
 hold. Bias and scale error are of the guide's mean and standard deviation against those of NUTS, per entry of the code,
 for data whose chains have mixed (R-hat up to 1.05).
 
-At quick scale the crVAE, whose chains and whose optimised Gaussians take ten times as long, is trained three times and
-the others five times.
+At quick scale the crVAE and the iC-VAE, whose chains take up to ten times as long, are trained twice and the others
+five times, so that a claim about either has little to stand on. The iC-VAE's chains are longer than the others': with
+theirs, R-hat was above the limit for nearly all of its data.
 
 Claims about gaps are of those data whose log p(x) has itself a k-hat of at most 0.7 (above it log p(x) is too low,
 and with it the approximation gap alone), and a claim that sets gaps or widths of one pair beside another's of data
@@ -61,16 +62,16 @@ SCALES: dict[str, dict[str, Any]] = {
         "pool": 2, "steps": 2000, "batch_size": 64, "lr": 1e-3, "hidden": [200, 200], "latent_dim": 10,
         "filters": [8, 16], "channels": 4, "particles": 20, "data": 100, "draws": 1000, "audited": 16,
         "samples": 120, "warmup": 120, "depth": 5, "seeds": [0, 1, 2, 3, 4],
-        "crvae seeds": [0, 1, 2],
+        "slow seeds": [0, 1], "ic_vae chains": {"samples": 200, "warmup": 200, "depth": 6},
     },
     "paper": {
         "pool": 1, "steps": 60_000, "batch_size": 128, "lr": 1e-3, "hidden": [200, 200], "latent_dim": 50,
         "filters": [32, 64], "channels": 8, "particles": 50, "data": 1000, "draws": 5000, "audited": 100,
         "samples": 1000, "warmup": 1000, "depth": 8, "seeds": [0, 1, 2, 3, 4],
-        "crvae seeds": [0, 1, 2, 3, 4],
+        "slow seeds": [0, 1, 2, 3, 4], "ic_vae chains": {},
     },
 }  # fmt: skip
-SETS, ROWS = ("MNIST", "Frey"), ("vae", "iwae", "crvae", "ic_vae")
+SETS, ROWS, SLOW = ("MNIST", "Frey"), ("vae", "iwae", "crvae", "ic_vae"), ("crvae", "ic_vae")
 SD, BLOCKS = 0.1, 4
 HELD_OUT = 365  # faces, the last ones of the film
 
@@ -83,8 +84,8 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
     cells = Cells(out / f"{NAME}.{scale}.cells", {**plan, "sets": SETS, "rows": ROWS, "sd": SD}, root)
     found = compute(
         partial(cell, scale=scale, root=str(root)),
-        # The slow row last: its seeds are the first to go where time is short.
-        [(name, row, seed) for row in ("ic_vae", "vae", "iwae", "crvae") for seed in seeds(row, plan) for name in SETS],
+        # The slow rows last: their seeds are the first to go where time is short.
+        [(name, row, seed) for row in ("vae", "iwae", "ic_vae", "crvae") for seed in seeds(row, plan) for name in SETS],
         cells,
         desc=NAME,
         steps=lambda _: plan["steps"],
@@ -107,7 +108,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
 
 def seeds(row: str, plan: Mapping[str, Any]) -> list[int]:
     """The seeds of a row."""
-    found: list[int] = plan["crvae seeds"] if row == "crvae" else plan["seeds"]
+    found: list[int] = plan["slow seeds"] if row in SLOW else plan["seeds"]
     return found
 
 
@@ -162,6 +163,7 @@ def cell(name: str, row: str, seed: int, scale: str, root: str) -> dict[str, Any
     weights = psis(pair, test, draws=plan["draws"], seed=seed)
     few = test[: plan["audited"]]
     chains = {key: plan[key] for key in ("samples", "warmup", "depth", "draws")}
+    chains |= plan["ic_vae chains"] if row == "ic_vae" else {}
     found = compare(pair, few, **chains, seed=seed)
     line = found.chains.target.line
     means = reweighted(pair, few, lambda drawn: line.state(drawn.values), draws=plan["draws"], seed=seed).mean
@@ -221,7 +223,8 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         claim = f"{where}fewer data have k-hat above 0.7 under the IWAE's guide than under the VAE's"
         found.append(_judged(claim, "ours", list(each("vae", high) - each("iwae", high))))
         claim = f"{where}more data have k-hat above 0.7 under the iC-VAE's guide than under the VAE's"
-        found.append(_judged(claim, "ours", list(each("ic_vae", high) - each("vae", high))))
+        few = each("ic_vae", high)
+        found.append(_judged(claim, "ours", list(few - each("vae", high)[: len(few)])))
         for row in ROWS:
             gain = each(
                 row, lambda s: _mixed(s, "bias_by_entry", absolute=True) - _mixed(s, "corrected", absolute=True)
@@ -288,8 +291,8 @@ def _gaps_figure(result: dict[str, Any], scale: str) -> Figure:
 
 
 def _trainings(settings: Mapping[str, Any]) -> str:
-    many, few = len(settings["seeds"]), len(settings["crvae seeds"])
-    return f"{many} trainings" + ("" if many == few else f" ({few} of crvae)")
+    many, few = len(settings["seeds"]), len(settings["slow seeds"])
+    return f"{many} trainings" + ("" if many == few else f" ({few} of crvae and ic_vae)")
 
 
 def _errors_figure(result: dict[str, Any], scale: str) -> Figure:

@@ -86,7 +86,9 @@ class Imputed:
             return verdict("caution" if above <= FEW * n else "bad", words + "use metropolis", **numbers)
         kind = "good" if not above else "caution" if above <= FEW * n else "bad"
         if not above:
-            return verdict(kind, f"{name} at most {worst:.2f} for all {n} data with missing entries", **numbers)
+            own = " (of codes sought for each datum, not only the guide's)" if name == "k-hat" else ""
+            said = f"{name} at most {worst:.2f} for all {n} data with missing entries{own}: draws and sd can be used"
+            return verdict(kind, said, **numbers)
         other = "metropolis or nuts" if self.method == "importance" else "more samples"
         return verdict(kind, f"{name} above {limit} for {above} of {n} data: for these use {other}", **numbers)
 
@@ -200,6 +202,8 @@ def impute(
     rows, seen = observed(pair, x, mask)
     y = check_condition(pair, rows, y)
     sites = layout(pair, rows, y, method, kernels=True, classes=method in ("gibbs", "metropolis"))
+    if fill is not None:
+        filling(pair, rows, y, fill, seed)
     holes = (~seen.all(1)).nonzero()[:, 0]
     if method == "nuts" and len(holes) > MOST_BY_NUTS:
         raise InputError(

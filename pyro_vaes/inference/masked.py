@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from pyro_vaes.distributions import Jeffreys
-from pyro_vaes.errors import InputError, number, said
+from pyro_vaes.errors import InputError, called, number, said
 from pyro_vaes.inference.classifier_gan import ClassifierGAN
 from pyro_vaes.inference.densities import family
 from pyro_vaes.inference.objective import Loss, Objective, setting
@@ -88,7 +88,9 @@ class Masked(nn.Module):
         return f"Masked({self.objective!r}, {self.given})"
 
     def forward(self, model, guide, x, y=None, *, size=None) -> Loss:
-        stays = torch.rand_like(x) >= self.share.to(x.dtype) if self.sampler is None else self.sampler(x)
+        stays = torch.rand_like(x) >= self.share.to(x.dtype) if self.sampler is None else self._sampled(x)
+        if self.missing_fill.dim() and len(self.missing_fill) != x.shape[-1]:
+            raise InputError(f"fill has {len(self.missing_fill)} entries, data have {x.shape[-1]}")
         seen = stays & ~x.isnan()
         shown, exact = self.filled(x, seen), self._exact()
         return self.objective(_Holed(model, seen, exact), _Holed(guide, seen, exact), shown, y, size=size)
@@ -96,6 +98,13 @@ class Masked(nn.Module):
     def filled(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """What the guide is shown of data, (B, d): the fill where they are missing."""
         return torch.where(~x.isnan() if seen is None else seen, x, self.missing_fill.to(x.dtype))
+
+    def _sampled(self, x: Tensor) -> Tensor:
+        """What the user's function says stays, or a refusal."""
+        stays = called("share", self.sampler, x)
+        if not isinstance(stays, Tensor) or stays.dtype != torch.bool or stays.shape not in (x.shape, x.shape[-1:]):
+            raise InputError(f"share gives {said(stays)}: it must give a bool tensor {tuple(x.shape)}, True what stays")
+        return stays
 
     def _exact(self) -> tuple[str, ...]:
         objective: Any = self.objective
