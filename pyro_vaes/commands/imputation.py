@@ -168,7 +168,9 @@ def _figure(
 
     drawn = found.method != "optimise"
     finding = found.finding()
-    words = f"{title}\nmissing: light blue; imputed by {found.method}; {finding.verdict}: {finding.said.split(':')[0]}"
+    # What stands in brackets or after the colon is for the screen: the picture is narrow.
+    short = finding.said.split(":")[0].split(" (")[0].replace(" data with missing entries", "")
+    words = f"{title}\nmissing: light blue; imputed by {found.method}; {finding.verdict}: {short}"
     return completions(
         x[rows].nan_to_num(), found.mean[rows], found.observed[rows], shape, truth=truth,
         draws=found.draws[:3, rows] if drawn else None, sd=found.sd[rows] if drawn else None, most=3,
