@@ -40,6 +40,15 @@ def test_it_fills_in(folder, capsys):
     assert (folder / "out.npz.png").stat().st_size > 1000
 
 
+def test_rows_without_a_shape_have_that_of_the_run(folder, capsys):
+    np.save(folder / "flat.npy", np.load(folder / "whole.npy").reshape(30, 16))
+    words = "--mask=right", "--samples=40", "--limit=3", "--output", folder / "flat.npz"
+    assert run(folder, folder / "flat.npy", *words) == 0
+    assert "times the posterior sd" in capsys.readouterr().out and (folder / "flat.npz.png").exists()
+    found = loaded(folder / "flat.npz")
+    assert not found["observed"].reshape(3, 4, 4)[..., 2:].any() and found["mean"].size == 48
+
+
 def test_masks_and_arrays_and_the_other_methods(folder, capsys):
     for method in ("gibbs", "metropolis", "optimise"):
         words = (

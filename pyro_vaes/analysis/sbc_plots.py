@@ -86,7 +86,7 @@ def _coverage(ax: Any, found: Calibration, off: list[bool]) -> None:
             ax.plot(at[j], float(c.share[j]), marker="o", markersize=2.6, color=colour)
     ax.set_xticks(range(len(LEVELS)), [f"{100 * level:.0f} %" for level in LEVELS])
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("central interval (line: what it says; dots: quantities in order)", fontsize=8.5)
+    ax.set_xlabel("central interval (line: what it says; dots: z[0], ...)", fontsize=8.5)
     ax.set_ylabel("share that held the truth", fontsize=8.5)
     ax.set_title("coverage, with 95 % intervals", fontsize=9, loc="left", color=NEUTRAL)
 

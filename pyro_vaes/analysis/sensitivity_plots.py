@@ -53,7 +53,7 @@ def sensitivity_figure(found: Sensitivity, title: str = "") -> Figure:
     left.set_xlabel("sensitivity to the likelihood (CJS distance per doubling)", fontsize=8.5)
     left.set_ylabel("sensitivity to the prior", fontsize=8.5)
     left.set_title(
-        f"{many}; large: middle datum of a dimension; dotted: 0.05, the limit", fontsize=9, loc="left", color=NEUTRAL
+        f"{many}\nlarge: middle datum of a dimension; dotted: 0.05, the limit", fontsize=9, loc="left", color=NEUTRAL
     )
     right.set_xticks(range(len(found.names)), found.names, rotation=90 if len(found.names) > 8 else 0, fontsize=7)
     right.set_ylabel("shift of the mean per doubling of the prior\n(posterior sds)", fontsize=8.5)

@@ -1,5 +1,6 @@
 """The command impute: the missing entries of data, from a trained run."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +80,12 @@ def do_impute(
     dataset = load(input, root=where, split=split, limit=limit, missing=True)
     dataset = _binary(folder, dataset)
     x, labels, shape = modelled(folder.config["condition"], dataset, as_batch(dataset.x))
+    # Rows without a shape of their own have that of the run's data.
+    own = tuple(folder.config["shape"] or ())
+    grid = own if not is_image(shape) and math.prod(own) == x.shape[1] else shape
     seen = ~x.isnan()
     if mask is not None:
-        seen = seen & mask_of(mask, shape, len(x)).bool()
+        seen = seen & mask_of(mask, grid, len(x)).bool()
     if bool(seen.all()):
         raise InputError(f"nothing is missing in {input}: NaN is, or what --mask marks with 0")
     y = condition_for(pair, folder.config["condition"], x.nan_to_num(), labels, dataset.name)
@@ -94,10 +98,10 @@ def do_impute(
     for line in said(found, x, f"{title}, by {method}"):
         print(line)
     _write(path, found, shape)
-    if is_image(shape):
+    if is_image(grid):
         rows = (~seen.all(1)).nonzero()[:MOST_SHOWN, 0]
         truth = x[rows] if bool(x[rows].isfinite().all()) else None
-        write_figure(beside(path), _figure(found, x, truth, rows, shape, title))
+        write_figure(beside(path), _figure(found, x, truth, rows, grid, title))
 
 
 def _binary(folder: "Run", dataset: "Dataset") -> "Dataset":
@@ -165,7 +169,9 @@ def _figure(
 
     drawn = found.method != "optimise"
     finding = found.finding()
-    words = f"{title}\nmissing: light blue; imputed by {found.method}; {finding.verdict}: {finding.said.split(':')[0]}"
+    # What stands in brackets or after the colon is for the screen: the picture is narrow.
+    short = finding.said.split(":")[0].split(" (")[0].replace(" data with missing entries", "")
+    words = f"{title}\nmissing: light blue; imputed by {found.method}; {finding.verdict}: {short}"
     return completions(
         x[rows].nan_to_num(), found.mean[rows], found.observed[rows], shape, truth=truth,
         draws=found.draws[:3, rows] if drawn else None, sd=found.sd[rows] if drawn else None, most=3,

@@ -81,11 +81,14 @@ def _spreads(figure: Figure, axes: Any, sd: Tensor, shape: Sequence[int]) -> Non
     """The last column, on one scale for all images."""
     maps = [image(row, shape) for row in sd]
     maps = [m.mean(-1) if m.ndim == 3 else m for m in maps]
-    top = max(1e-6, float(max(m.max() for m in maps)))
+    # A few entries of which nothing is known would leave all others black.
+    all_of = np.concatenate([m[m > 0].ravel() for m in maps])
+    top = max(1e-6, float(np.quantile(all_of, 0.99))) if len(all_of) else 1e-6
     for ax, one in zip(axes, maps, strict=True):
         drawn = ax.imshow(one, cmap="inferno", vmin=0, vmax=top, interpolation="nearest")
     axes[0].set_title("posterior sd", fontsize=8, color=NEUTRAL)
-    bar = figure.colorbar(drawn, ax=list(axes), fraction=0.08, pad=0.04, aspect=30)
+    beyond = "max" if len(all_of) and all_of.max() > top else "neither"
+    bar = figure.colorbar(drawn, ax=list(axes), fraction=0.08, pad=0.04, aspect=30, extend=beyond)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
 
