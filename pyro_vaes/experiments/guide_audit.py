@@ -24,9 +24,9 @@ others binary ones: there its k-hats differ by the data as well as by the pair. 
 data: every training is audited on the same test data. Faces are frames of one film, so that those held out have near
 twins among those trained on.
 
-Claims were written before anything was trained; that a gap is judged on data whose log p(x) is sure, and two pairs on
-data that serve in both, was added while cells were being computed, before any claim had been judged. Cremer et al. find amortisation to be the larger gap on MNIST for
-fully factorised Gaussians; the others are ours.
+Claims were written before anything was trained. That a gap is judged on data whose log p(x) is sure, and two pairs on
+data that serve in both, was added when the first cells had been computed and no claim had been judged. Cremer et al.
+find amortisation to be the larger gap on MNIST for fully factorised Gaussians; the others are ours.
 """
 
 from collections.abc import Mapping, Sequence
