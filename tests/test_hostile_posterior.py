@@ -128,6 +128,15 @@ def test_rows_of_a_table_that_lack_everything_stay_rows(tmp_path):
     assert found.shape == (4, 3) and found.isnan().sum(1).tolist() == [3, 1, 3, 0]
 
 
+def test_a_file_of_something_else_is_refused(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file["a"] = np.ones(3)
+    with pytest.raises(InputError, match="holds no posterior"):
+        pv.to_arviz(tmp_path / "a.nc")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
