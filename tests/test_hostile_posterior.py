@@ -174,3 +174,29 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch, error):
     assert main(["check", "x"]) == 2
     said = capsys.readouterr().err
     assert "out of memory" in said and len(said.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(run, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for words in (["posterior"], ["check"], ["impute", f"{run}/x.npy"]):
+        assert main([words[0], f"{run}/run", *words[1:]]) == 2
+        assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_run_that_was_trained_on_holes_says_so(tmp_path, capsys):
+    for name, share in (("some", 0.5), ("all", 2)):
+        x = np.random.default_rng(0).random((12, 4), dtype=np.float32)
+        np.save(tmp_path / f"{name}.npy", np.where(x < share, np.nan, x))
+    words = ["--missing=0", "--latent-dim=2", "--hidden=[5]", "--steps=2", "--out", f"{tmp_path}/run"]
+    assert main(["fit", "l2_vae", "--data", f"{tmp_path}/all.npy", *words]) == 2
+    assert "nothing but missing entries" in capsys.readouterr().err
+    assert main(["fit", "l2_vae", "--data", f"{tmp_path}/some.npy", *words]) == 0
+    capsys.readouterr()
+    for command in ("posterior", "check"):
+        assert main([command, f"{tmp_path}/run"]) == 2
+        assert "takes whole data: see impute" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_told_plainly(capsys):
+    assert main(["posterior", "x", "--rows", "nan"]) == 2
+    assert capsys.readouterr().err == "pyro-vaes: rows is nan: it must be int or null\n"
