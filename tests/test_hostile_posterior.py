@@ -200,3 +200,12 @@ def test_a_run_that_was_trained_on_holes_says_so(tmp_path, capsys):
 def test_a_number_that_is_none_is_told_plainly(capsys):
     assert main(["posterior", "x", "--rows", "nan"]) == 2
     assert capsys.readouterr().err == "pyro-vaes: rows is nan: it must be int or null\n"
+
+
+def test_what_no_memory_holds_is_refused(pair, x, tmp_path):
+    many = x[:1].expand(200_000, 6)
+    with pytest.raises(InputError, match="write_posterior writes them a batch at a time"):
+        pv.to_datatree(pair, many, draws=10**6)
+    with pytest.raises(InputError, match="take fewer draws, or a smaller batch_size"):
+        pv.write_posterior(tmp_path / "a.nc", pair, many, draws=10**7, batch_size=10**6)
+    assert not list(tmp_path.iterdir())

@@ -137,7 +137,8 @@ class _Disk:
     """A file that keeps to itself what it could not write: on a full disk HDF5 cannot close a file, and crashes."""
 
     def __init__(self, raw: Any):
-        self.raw, self.error = raw, None
+        self.raw = raw
+        self.error: OSError | None = None
         for name in ("seek", "tell", "read", "readinto", "truncate", "flush"):
             setattr(self, name, self._patiently(getattr(raw, name)))
 
