@@ -1,6 +1,7 @@
 """The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -159,7 +160,25 @@ def _parse(argv: list[str]) -> Namespace:
     try:
         return parser(argv).parse_args(argv)
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(_plainly(" ".join(str(error).split()))) from None
+
+
+def _plainly(message: str) -> str:
+    """Say what an option may be where the parser lists all that it has tried.
+
+    >>> _plainly(
+    ...     'Parser key "rows": Does not validate against any of the Union subtypes Subtypes: '
+    ...     "[<class 'int'>, <class 'NoneType'>] Errors: - Expected a <class 'int'> Given value type: <class 'str'> "
+    ...     "Given value: nan"
+    ... )
+    'rows is nan: it must be int or null'
+    """
+    found = re.match(r'Parser key "(\w+)": Does not validate .*? Subtypes: \[([^\]]*)\].* Given value: (.*)$', message)
+    kinds = re.findall(r"<class '(\w+)'>", found[2]) if found else []
+    if not found or len(kinds) != found[2].count(",") + 1:
+        return message
+    allowed = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
+    return f"{found[1]} is {found[3]}: it must be {allowed}"
 
 
 if __name__ == "__main__":

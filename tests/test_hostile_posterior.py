@@ -128,6 +128,15 @@ def test_rows_of_a_table_that_lack_everything_stay_rows(tmp_path):
     assert found.shape == (4, 3) and found.isnan().sum(1).tolist() == [3, 1, 3, 0]
 
 
+def test_a_file_of_something_else_is_refused(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file["a"] = np.ones(3)
+    with pytest.raises(InputError, match="holds no posterior"):
+        pv.to_arviz(tmp_path / "a.nc")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
@@ -165,3 +174,38 @@ def test_too_little_memory_is_one_line(capsys, monkeypatch, error):
     assert main(["check", "x"]) == 2
     said = capsys.readouterr().err
     assert "out of memory" in said and len(said.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(run, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for words in (["posterior"], ["check"], ["impute", f"{run}/x.npy"]):
+        assert main([words[0], f"{run}/run", *words[1:]]) == 2
+        assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_run_that_was_trained_on_holes_says_so(tmp_path, capsys):
+    for name, share in (("some", 0.5), ("all", 2)):
+        x = np.random.default_rng(0).random((12, 4), dtype=np.float32)
+        np.save(tmp_path / f"{name}.npy", np.where(x < share, np.nan, x))
+    words = ["--missing=0", "--latent-dim=2", "--hidden=[5]", "--steps=2", "--out", f"{tmp_path}/run"]
+    assert main(["fit", "l2_vae", "--data", f"{tmp_path}/all.npy", *words]) == 2
+    assert "nothing but missing entries" in capsys.readouterr().err
+    assert main(["fit", "l2_vae", "--data", f"{tmp_path}/some.npy", *words]) == 0
+    capsys.readouterr()
+    for command in ("posterior", "check"):
+        assert main([command, f"{tmp_path}/run"]) == 2
+        assert "takes whole data: see impute" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_told_plainly(capsys):
+    assert main(["posterior", "x", "--rows", "nan"]) == 2
+    assert capsys.readouterr().err == "pyro-vaes: rows is nan: it must be int or null\n"
+
+
+def test_what_no_memory_holds_is_refused(pair, x, tmp_path):
+    many = x[:1].expand(200_000, 6)
+    with pytest.raises(InputError, match="write_posterior writes them a batch at a time"):
+        pv.to_datatree(pair, many, draws=10**6)
+    with pytest.raises(InputError, match="take fewer draws, or a smaller batch_size"):
+        pv.write_posterior(tmp_path / "a.nc", pair, many, draws=10**7, batch_size=10**6)
+    assert not list(tmp_path.iterdir())

@@ -74,8 +74,10 @@ def write_posterior(
         os.umask(mask_of_user)
         temporary.chmod(0o666 & ~mask_of_user)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
     return path
 
@@ -95,14 +97,18 @@ def open_posterior(path: str | Path, *, lazy: bool = False) -> "DataTree":
     if not path.is_file():
         raise InputError(f"no posterior at {path}")
     try:
-        if lazy:
-            return xarray.open_datatree(path, engine="h5netcdf")
-        with xarray.open_datatree(path, engine="h5netcdf") as tree:
-            found: Any = tree.load()
-            return found
+        # A file of someone else's may have dimensions without names.
+        tree: Any = xarray.open_datatree(path, engine="h5netcdf", phony_dims="access")
+        if not lazy:
+            with tree:
+                tree = tree.load()
     # What h5py, h5netcdf and xarray make of damaged metadata is any of these.
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a readable netCDF file: {short(error)}") from None
+    if "posterior" not in tree.children:
+        tree.close()
+        raise InputError(f"{path} holds no posterior: it has no group of that name")
+    return tree
 
 
 def _named(path: Any) -> Path:
@@ -114,13 +120,52 @@ def _named(path: Any) -> Path:
 def _write(path: Path, plan: Plan, progress: bool) -> None:
     import h5netcdf
 
-    with h5netcdf.File(path, "w") as file:
-        file.attrs.update(plan.attributes)
-        for group in plan.variables:
-            _prepare(file.create_group(group), plan, group)
-        for rows, found in batches(plan, progress):
-            for group, name, variable in every(plan):
-                file[group].variables[name][within(variable.dims, rows)] = found[group][name]
+    with path.open("w+b", buffering=0) as raw:
+        disk = _Disk(raw)
+        with h5netcdf.File(disk, "w") as file:
+            file.attrs.update(plan.attributes)
+            for group in plan.variables:
+                _prepare(file.create_group(group), plan, group)
+            for rows, found in batches(plan, progress):
+                for group, name, variable in every(plan):
+                    file[group].variables[name][within(variable.dims, rows)] = found[group][name]
+                disk.check()
+        disk.check()
+
+
+class _Disk:
+    """A file that keeps to itself what it could not write: on a full disk HDF5 cannot close a file, and crashes."""
+
+    def __init__(self, raw: Any):
+        self.raw = raw
+        self.error: OSError | None = None
+        for name in ("seek", "tell", "read", "readinto", "truncate", "flush"):
+            setattr(self, name, self._patiently(getattr(raw, name)))
+
+    def write(self, content: Any) -> int:
+        rest = memoryview(content).cast("B")
+        while len(rest) and self.error is None:
+            rest = rest[self._patiently(self.raw.write)(rest) or 0 :]
+        return memoryview(content).nbytes
+
+    def check(self) -> None:
+        """Raise what was kept.
+
+        Raises:
+            OSError: if the disk is full, say.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def _patiently(self, method: Any) -> Any:
+        def called(*given: Any) -> Any:
+            try:
+                return method(*given)
+            except OSError as error:
+                self.error = error
+                return 0
+
+        return called
 
 
 def _prepare(into: Any, plan: Plan, group: str) -> None:

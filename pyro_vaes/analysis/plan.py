@@ -1,6 +1,7 @@
 """What a posterior on paper holds: groups, variables, dimensions, and what had to be left out and why."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -124,7 +125,23 @@ def planned(
         pair, x, y, _labels(labels, len(x)), marks, look(pair, x, y), shape, draws, min(replicates, draws), seed,
         batch_size, chunk,
     )  # fmt: skip
+    check_fits(plan, min(batch_size, len(x)), "take fewer draws, or a smaller batch_size")
     return _filled(plan)
+
+
+def check_fits(plan: Plan, rows: int, advice: str) -> None:
+    """Refuse what would not fit into this machine's memory with so many data at a time.
+
+    Raises:
+        InputError: with how much it would take, about.
+    """
+    code = sum(int(np.prod(event)) for event in plan.sites.code.values())
+    images = plan.x.shape[1] * (4 * plan.replicates + 2 * min(plan.chunk, plan.draws))
+    needed = rows * (plan.draws * (4 * code + 24) + 4 * images)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        size = f"{needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
+        raise InputError(f"{rows:,} data with {plan.draws:,} draws each take about {size}: {advice}")
 
 
 def _filled(plan: Plan) -> Plan:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vaes.analysis.batches import batches
-from pyro_vaes.analysis.plan import Plan, planned
+from pyro_vaes.analysis.plan import Plan, check_fits, planned
 from pyro_vaes.errors import InputError
 from pyro_vaes.pair import Pair
 
@@ -88,6 +88,7 @@ def to_datatree(
 
     plan = planned(pair, x, y, draws=draws, replicates=replicates, shape=shape, labels=labels, mask=mask, dirty=dirty,
                    seed=seed, batch_size=batch_size, chunk=chunk)  # fmt: skip
+    check_fits(plan, len(x), "write_posterior writes them a batch at a time")
     arrays = {
         group: {n: np.empty([plan.length(group, d) for d in v.dims], v.dtype) for n, v in variables.items()}
         for group, variables in plan.variables.items()

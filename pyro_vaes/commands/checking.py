@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pyro_vaes.commands.files import condition_for, data_of, finite, modelled, write_figure
+from pyro_vaes.commands.files import check_writable, condition_for, data_of, finite, modelled, write_figure
 from pyro_vaes.commands.labels import seen_labels
 from pyro_vaes.errors import whole
 
@@ -40,6 +40,7 @@ def do_check(
     whole("seed", seed, low=0)
     budget = Budget(rows=rows, nuts=nuts, draws=draws, simulations=simulations, samples=samples, warmup=warmup)
     folder = Run.open(run)
+    check_writable(folder.path)
     pair = folder.pair()
     dataset, x, mask = data_of(folder, split)
     condition = folder.config["condition"]

@@ -1,6 +1,7 @@
 """What the commands read and write."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ def read_data(
     options = {"root": source["root"], "split": source["split"], "limit": source["limit"]}
     dataset = load(source["source"], **options, download=download, missing=missing)
     x, mask = dataset.x, None
+    if missing and x.is_floating_point() and bool(x.isnan().all()):
+        raise InputError(f"{source['source']} holds nothing but missing entries (NaN)")
     changed = source["corrupt"] or source["binarise"] not in (None, "dynamic")
     if missing and changed and x.is_floating_point() and bool(x.isnan().any()):
         raise InputError(f"{source['source']} has missing entries: they cannot be made dirty or binary here")
@@ -68,7 +71,10 @@ def data_of(folder: "Run", split: str | None = None) -> "tuple[Dataset, Tensor, 
     What the run drew anew at every step is drawn once: the literature tests on one fixed draw.
     """
     source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
-    dataset, x, mask = read_data(source)
+    holes = folder.config["missing"] is not None
+    dataset, x, mask = read_data(source, missing=holes)
+    if holes and x.is_floating_point() and bool(x.isnan().any()):
+        raise InputError(f"{source['source']} has missing entries (NaN), and this takes whole data: see impute")
     if binarised_how(folder) == "dynamic":
         drawn = binary(replace(dataset, x=x), "static", source)
         dataset, x = replace(dataset, y=drawn.y), drawn.x
@@ -138,6 +144,12 @@ def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, .
     if input is not None and Path(input).is_dir() and Path(input).resolve() in path.resolve().parents:
         raise InputError(f"output {output} lies inside the input folder")
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before the work that would be lost."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written to")
 
 
 def write_array(path: Path, write: Any) -> None:

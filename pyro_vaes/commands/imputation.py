@@ -9,6 +9,7 @@ from pyro_vaes.commands.completion import mask_of
 from pyro_vaes.commands.files import (
     beside,
     binarised_how,
+    check_writable,
     condition_for,
     is_image,
     modelled,
@@ -75,6 +76,7 @@ def do_impute(
     folder = Run.open(run)
     output = str(folder.path / "imputation.npz") if output is None else output
     path = output_path(output, input, run, (".npz", ".npy"), also=mask)
+    check_writable(path.parent)
     pair = folder.pair()
     where = folder.config["data"]["root"] if root is None else root
     dataset = load(input, root=where, split=split, limit=limit, missing=True)

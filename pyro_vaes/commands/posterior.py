@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_vaes.commands.files import condition_for, data_of, finite, is_image, modelled, write_figure
+from pyro_vaes.commands.files import check_writable, condition_for, data_of, finite, is_image, modelled, write_figure
 from pyro_vaes.commands.labels import seen_labels
 from pyro_vaes.errors import whole
 
@@ -55,6 +55,7 @@ def do_posterior(
         whole(name, value)
     whole("rows", 2 if rows is None else rows, low=2), whole("entries", entries, low=0), whole("seed", seed, low=0)
     folder = Run.open(run)
+    check_writable(folder.path)
     pair = folder.pair()
     dataset, x, dirty = data_of(folder, split)
     condition = folder.config["condition"]

@@ -86,6 +86,7 @@ def layout(
     discrete = [name for name in latent if support_of(p[name]).is_discrete]
     if discrete and not classes and not (pair.partial and y is not None and bool((y.sum(1) == 1).all())):
         hint = ", so give y, the label of every datum" if pair.partial else ""
+        hint += "; methods gibbs and metropolis draw classes" if kernels else ""
         raise InputError(f"site {discrete[0]!r} of {pair.name} is discrete: a completion moves real numbers{hint}")
     latent = [name for name in latent if name not in discrete]
     if not latent and not discrete:
