@@ -107,6 +107,7 @@ def linear():
     return pair, x, pv.condition(pair, x, SEEN)
 
 
+@pytest.mark.slow
 def test_nuts_and_predictive_are_stock(linear):
     pair, x, program = linear
     pyro.set_rng_seed(0)
@@ -125,6 +126,7 @@ def test_nuts_and_predictive_are_stock(linear):
     assert together.shape == filled.shape
 
 
+@pytest.mark.slow
 def test_svi_with_a_guide_of_ones_own_trains_no_decoder(linear):
     pair, x, program = linear
     before = [p.clone() for p in pair.parameters()]

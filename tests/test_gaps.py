@@ -101,6 +101,7 @@ def test_weights_put_a_shifted_guide_right():
     assert bool(((squares.mean - expected).abs() < 4 * squares.se).all())
 
 
+@pytest.mark.slow
 def test_k_hat_is_blind_to_a_mode_without_a_draw_and_r_hat_is_not():
     """z^2 = 1 with two modes of one half each; the guide is all right around the one."""
     pair, x, z, p = folded(0.1)
@@ -211,6 +212,7 @@ def test_chains_have_the_moments_of_a_gaussian_posterior(whiten):
     assert found.values()["z"].shape == (400, 3, 2)
 
 
+@pytest.mark.slow
 def test_chains_of_two_modes_visit_both_as_often_as_they_should():
     pair, x, z, density = folded(0.7)
     found = pv.nuts(pair, x, samples=150, warmup=60, depth=4, seed=2)
@@ -296,6 +298,7 @@ def test_every_kind_of_pair_can_be_compared(name, tmp_path):
     guide_against_nuts(found, title=name).savefig(tmp_path / "figure.png")
 
 
+@pytest.mark.slow
 def test_a_wrong_guide_is_called_wrong_and_a_right_one_right():
     known = Known(shift=(0.4, 0.0), factor=0.5, rows=2)
     bad = pv.compare(known.pair, known.x, draws=500, **SETTINGS)

@@ -49,6 +49,7 @@ def test_rows_without_a_shape_have_that_of_the_run(folder, capsys):
     assert not found["observed"].reshape(3, 4, 4)[..., 2:].any() and found["mean"].size == 48
 
 
+@pytest.mark.slow
 def test_masks_and_arrays_and_the_other_methods(folder, capsys):
     for method in ("gibbs", "metropolis", "optimise"):
         words = (

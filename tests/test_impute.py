@@ -63,7 +63,7 @@ def errors(pair, x, **options):
     return found, ((found.mean[:, HIDDEN] - mean) / sd).abs().max(), (found.sd[:, HIDDEN] / sd - 1).abs().max()
 
 
-@pytest.mark.parametrize("method", BUDGET)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow) if m == "nuts" else m for m in BUDGET])
 def test_the_closed_form(method, x):
     pair = exact_pair()
     x = x[:1] if method == "nuts" else x
@@ -78,6 +78,7 @@ def test_the_closed_form(method, x):
     assert found.finding().verdict == ("caution" if method == "gibbs" else "good")
 
 
+@pytest.mark.slow
 def test_without_noise_it_is_the_mean_given_the_code(x):
     pair = exact_pair()
     for method in ("importance", "metropolis"):
@@ -107,7 +108,7 @@ def test_the_likeliest_has_no_uncertainty(x):
     assert found.sd[:, HIDDEN].isnan().all() and found.finding().verdict == "not tested"
 
 
-@pytest.mark.parametrize("method", ["importance", "metropolis", "optimise"])
+@pytest.mark.parametrize("method", ["importance", pytest.param("metropolis", marks=pytest.mark.slow), "optimise"])
 def test_whole_rows_come_back_and_empty_ones_are_drawn(method, x):
     pair = exact_pair()
     rows = torch.cat([x.nan_to_num(nan=0.3), x, torch.full_like(x[:1], torch.nan)])
@@ -133,6 +134,7 @@ def test_nan_and_mask_together_and_other_batches_are_the_same_data(x):
     torch.testing.assert_close(again.mean, found.mean, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_every_variant(name):
     pair, x, y = make(name), batch(name, 4), condition(name, 4)

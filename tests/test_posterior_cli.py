@@ -48,6 +48,7 @@ def test_posterior_writes_the_file_and_figures(run, capsys):
     assert found["LOO by entry"]["data"] == 2 and set(found["replica above its datum"]) == set(plots.statistics((8, 8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "missing"),
     [

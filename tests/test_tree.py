@@ -152,6 +152,7 @@ def test_a_hierarchy_of_equal_widths_is_no_set_of_blocks():
     assert set(tree["posterior"].data_vars) == {"z_1", "z_2"}
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path):
     """Four times the data, and the same peak; no array that is handed on holds more than a batch."""
     pair = make("t_vae")
