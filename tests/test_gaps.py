@@ -197,7 +197,8 @@ def test_bad_functions_and_points_are_refused():
 # --- NUTS -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whiten", ["laplace", pytest.param("guide", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whiten", ["laplace", "guide"])
 def test_chains_have_the_moments_of_a_gaussian_posterior(whiten):
     known = Known(shift=(1.0, 1.0), factor=0.5)
     found = pv.nuts(known.pair, known.x, group=2, whiten=whiten, **SETTINGS)
@@ -274,16 +275,11 @@ def test_the_gap_of_two_modes_is_that_of_the_grid():
     assert kl > 0.5 and found.amortisation.item() > 0  # one Gaussian holds one mode
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "planar_vae",
-        "crvae",
-        "ic_vae",
-        "autoencoder",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("t_vae", "datum_t_vae", "iwae_2")),
-    ],
-)
+SOME = ("planar_vae", "crvae", "ic_vae", "autoencoder", "t_vae", "datum_t_vae", "iwae_2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOME)
 def test_every_kind_of_pair_can_be_compared(name, tmp_path):
     pair, x, y = make(name), batch(name, 3), condition(name, 3)
     found = pv.compare(pair, x, y, draws=40, samples=8, warmup=8, depth=2, group=2)
