@@ -23,7 +23,7 @@ def test_the_rows_in_small(monkeypatch, in_this_process, tmp_path):
     monkeypatch.setattr(guide_audit, "HELD_OUT", 10)
     small = {
         "steps": 2, "data": 6, "audited": 2, "draws": 40, "samples": 20, "warmup": 10, "depth": 3, "hidden": [8],
-        "latent_dim": 2, "filters": [4, 4], "seeds": [0, 1], "slow seeds": [0, 1], "ic_vae chains": {},
+        "latent_dim": 2, "filters": [4, 4], "seeds": [0, 1], "slow seeds": {"crvae": [0]}, "ic_vae chains": {},
     }  # fmt: skip
     monkeypatch.setitem(guide_audit.SCALES, "quick", {**guide_audit.SCALES["quick"], **small})
     result = json.loads(guide_audit.reproduce(tmp_path, "quick", tmp_path).read_text())
