@@ -14,8 +14,8 @@ hold. Bias and scale error are of the guide's mean and standard deviation agains
 for data whose chains have mixed (R-hat up to 1.05).
 
 At quick scale the crVAE and the iC-VAE, whose audit takes up to ten times as long, are trained once and twice, the
-others five times, so that nothing is claimed of these two. The iC-VAE's chains are longer than the others': with theirs,
-R-hat was above the limit for nearly all of its data.
+others five times, so that nothing is claimed of these two. The iC-VAE's chains are longer than the others': with
+theirs, R-hat was above the limit for nearly all of its data.
 
 Claims about gaps are of those data whose log p(x) has itself a k-hat of at most 0.7 (above it log p(x) is too low,
 and with it the approximation gap alone), and a claim that sets gaps or widths of one pair beside another's of data
