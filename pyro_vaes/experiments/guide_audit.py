@@ -170,10 +170,11 @@ def cell(name: str, row: str, seed: int, scale: str, root: str) -> dict[str, Any
     means = reweighted(pair, few, lambda drawn: line.state(drawn.values), draws=plan["draws"], seed=seed).mean
     corrected = (means - found.chains.mean) / found.chains.sd
     kept = {key: value for key, value in found.as_dict().items() if key not in LEFT_OUT}
-    return {
-        "k-hat of all": weights.khat.clamp(max=MOST).tolist(), "ess of all": weights.ess.tolist(),
-        **_plain(kept), "corrected": corrected.tolist(), "audit minutes": (time.monotonic() - began) / 60,
-    }  # fmt: skip
+    numbers: dict[str, Any] = _plain({
+        "k-hat of all": weights.khat.clamp(max=MOST).tolist(), "ess of all": weights.ess.tolist(), **kept,
+        "corrected": corrected.tolist(), "audit minutes": (time.monotonic() - began) / 60,
+    })  # fmt: skip
+    return numbers
 
 
 # What no table or figure shows, entry by entry.
@@ -184,12 +185,14 @@ MOST = 5.0  # an infinite k-hat is written as this one: JSON knows no infinity
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON can hold: the largest k-hat for an infinite one."""
+    """Numbers that JSON can hold, to four places: the largest k-hat for an infinite one."""
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
-    return min(value, MOST) if isinstance(value, float) and value == float("inf") else value
+    if not isinstance(value, float):
+        return value
+    return MOST if value == float("inf") else round(value, 4)
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
