@@ -36,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vaes.analysis.compare import compare
@@ -44,8 +43,8 @@ from pyro_vaes.analysis.psis import psis, reweighted
 from pyro_vaes.data import load
 from pyro_vaes.data.binarise import binarised
 from pyro_vaes.data.pool import pooled
-from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
 from pyro_vaes.experiments.cells import Cells, compute
+from pyro_vaes.experiments.guide_audit_figures import entries, errors_figure, gaps_figure, mixed, trainings
 from pyro_vaes.experiments.likelihoods import spread
 from pyro_vaes.experiments.record import markdown_table, record
 from pyro_vaes.experiments.training import train, untrained
@@ -101,7 +100,7 @@ def reproduce(out: Path, scale: str, root: Path) -> Path:
         ],
     }
     result["verdicts"] = verdicts(result["rows"])
-    figures = {"gaps": _gaps_figure(result, scale), "errors": _errors_figure(result, scale)}
+    figures = {"gaps": gaps_figure(result, scale), "errors": errors_figure(result, scale)}
     path = record(out, NAME, scale, result, figures)
     cells.discard()
     return path
@@ -208,7 +207,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         gap = each("vae", lambda s: _mean(np.subtract(s["amortisation"], s["approximation"]), _sound(s)))
         source = "Cremer et al. 2018, 5.2"
         found.append(_judged(f"{where}the VAE loses more by amortisation than by its family", source, list(gap)))
-        wide = lambda s: _mixed(s, "log2_width_by_entry")  # noqa: E731
+        wide = lambda s: mixed(s, "log2_width_by_entry")  # noqa: E731
         high = lambda s: _share(s["k-hat of all"])  # noqa: E731
         found.append(
             _judged(f"{where}the VAE's guide is narrower than the posterior", "ours", list(-each("vae", wide)))
@@ -231,9 +230,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         few = each("ic_vae", high)
         found.append(_judged(claim, "ours", list(few - each("vae", high)[: len(few)])))
         for row in ROWS:
-            gain = each(
-                row, lambda s: _mixed(s, "bias_by_entry", absolute=True) - _mixed(s, "corrected", absolute=True)
-            )
+            gain = each(row, lambda s: mixed(s, "bias_by_entry", absolute=True) - mixed(s, "corrected", absolute=True))
             claim = f"{where}{row}: smoothed weights bring the guide's mean nearer to that of NUTS"
             found.append(_judged(claim, "ours", list(gain)))
     return found
@@ -245,12 +242,6 @@ def _judged(claim: str, source: str, gains: list[float]) -> dict[str, Any]:
     if not np.isfinite(gains).all():
         return untested(claim, source, "of some seed no datum has a reference: chains that have mixed, or a sure log Z")
     return verdict(claim, source, gains)
-
-
-def _mixed(seed: Mapping[str, Any], key: str, absolute: bool = False) -> float:
-    """The mean of an error over the entries of data whose chains have mixed; NaN if there are none."""
-    values = np.array(seed[key])[np.array(seed["mixed"])]
-    return float(np.mean(np.abs(values) if absolute else values)) if len(values) else float("nan")
 
 
 def _sound(seed: Mapping[str, Any]) -> np.ndarray:
@@ -271,100 +262,6 @@ def _share(khat: Sequence[float]) -> float:
     return float(np.mean(np.array(khat) > LIMIT))
 
 
-def _gaps_figure(result: dict[str, Any], scale: str) -> Figure:
-    """Both gaps of every row as one bar, in nats."""
-    figure = Figure(figsize=(9.4, 3.0), dpi=160, layout="constrained")
-    settings = result["settings"]
-    for ax, name in zip(figure.subplots(1, len(SETS)), SETS, strict=True):
-        rows = [row for row in result["rows"] if row["data"] == name]
-        for i, row in enumerate(rows):
-            parts = [np.mean([np.mean(s[key]) for s in row["seeds"]]) for key in ("approximation", "amortisation")]
-            ax.barh(i, parts[0], color=CLASSICAL, label="approximation: the family" if i == 0 else None)
-            ax.barh(
-                i, parts[1], left=max(parts[0], 0), color=ROBUST, label="amortisation: the network" if i == 0 else None
-            )
-            label = f"{sum(parts):.1f} nats, {len(row['seeds'][0]['bias_by_entry'][0])} entries"
-            ax.annotate(label, (max(sum(parts), 0), i), (5, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.set_yticks(range(len(rows)), [row["row"] for row in rows])
-        ax.invert_yaxis(), ax.margins(x=0.45)
-        ax.set_title(name, fontsize=9, loc="left", color=NEUTRAL)
-        ax.set_xlabel("log p(x) - ELBO, nats per datum; shorter is better", fontsize=8)
-        ax.tick_params(labelsize=8), ax.spines[["top", "right"]].set_visible(False)
-        if name == SETS[-1]:
-            ax.legend(fontsize=7.5, frameon=False, loc="lower right")
-    says = f"What guides lose, and to what: {settings['audited']} test data, {_trainings(settings)}, {scale} scale"
-    figure.suptitle(says, fontsize=10, x=0.01, ha="left", color=NEUTRAL)
-    return figure
-
-
-def _trainings(settings: Mapping[str, Any]) -> str:
-    fewer = ", ".join(f"{len(some)} of {row}" for row, some in settings["slow seeds"].items())
-    return f"{len(settings['seeds'])} trainings" + (f" ({fewer})" if fewer else "")
-
-
-def _errors_figure(result: dict[str, Any], scale: str) -> Figure:
-    """Width and bias against NUTS, and k-hat."""
-    figure = Figure(figsize=(10.4, 5.4), dpi=160, layout="constrained")
-    grid = figure.subplots(len(SETS), 3, squeeze=False)
-    for axes, name in zip(grid, SETS, strict=True):
-        rows = [row for row in result["rows"] if row["data"] == name]
-        places = np.arange(len(rows))
-        for i, row in enumerate(rows):
-            widths = np.concatenate([_entries(s, "log2_width_by_entry") for s in row["seeds"]])
-            if len(widths):
-                low, middle, high = np.quantile(widths, [0.1, 0.5, 0.9])
-                axes[0].plot([low, high], [i, i], color=CLASSICAL, linewidth=5, solid_capstyle="butt")
-                axes[0].plot([middle], [i], "|", color=ROBUST, markersize=14, markeredgewidth=2.5)
-            for key, marker, colour, shift in (
-                ("bias_by_entry", "o", ROBUST, -0.15),
-                ("corrected", "D", NEUTRAL, 0.15),
-            ):
-                each = [_mixed(s, key, absolute=True) for s in row["seeds"]]
-                axes[1].plot(each, [i + shift] * len(each), marker, color=colour, markersize=4, alpha=0.7)
-            khat = np.sort(np.concatenate([s["k-hat of all"] for s in row["seeds"]]))
-            axes[2].plot(
-                np.minimum(khat, 2), np.linspace(0, 1, len(khat)), color=COLOURS[i], linewidth=1.6, label=row["row"]
-            )
-        for ax in axes[:2]:
-            ax.set_yticks(places, [row["row"] for row in rows])
-            ax.set_ylim(len(rows) - 0.5, -0.5)
-        axes[0].axvline(0, color=NEUTRAL, linewidth=0.8)
-        axes[0].set_title(f"{name}: width of the guide", fontsize=9, loc="left", color=NEUTRAL)
-        axes[0].set_xlabel(
-            "log2 of sd(guide) / sd(NUTS): median, 10 to 90 % of entries;\n0 is right, -1 half as wide as it should be",
-            fontsize=7.5,
-        )
-        axes[1].set_title("mean: off by", fontsize=9, loc="left", color=NEUTRAL)
-        axes[1].set_xlim(left=0)
-        axes[1].set_xlabel(
-            "mean |bias| in posterior sd, a dot a training:\nguide (red dots), under smoothed weights (dark diamonds)",
-            fontsize=7.5,
-        )
-        axes[2].axvline(0.7, color=CLASSICAL, linewidth=0.8, linestyle="--")
-        axes[2].set_title("k-hat", fontsize=9, loc="left", color=NEUTRAL)
-        axes[2].set_xlabel(
-            "k-hat of a datum (2 stands for 2 and above);\nright of the dashed line weights fail", fontsize=7.5
-        )
-        axes[2].set_ylabel("share of data", fontsize=8)
-        axes[2].legend(fontsize=7.5, frameon=False)
-        for ax in axes:
-            ax.tick_params(labelsize=8), ax.spines[["top", "right"]].set_visible(False)
-    settings = result["settings"]
-    says = (
-        f"Four guides against NUTS, {scale} scale, {_trainings(settings)}; data whose chains have mixed "
-        f"(of {settings['audited']}); k-hat of {settings['data']} test data"
-    )
-    figure.suptitle(says, fontsize=10, x=0.01, ha="left", color=NEUTRAL)
-    return figure
-
-
-COLOURS = (NEUTRAL, "#3d8fb0", "#e0a030", ROBUST)
-
-
-def _entries(seed: Mapping[str, Any], key: str) -> np.ndarray:
-    return np.array(seed[key])[np.array(seed["mixed"])].flatten()
-
-
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     rows = list[list[object]]()
@@ -382,9 +279,9 @@ def table(result: dict[str, Any]) -> str:
             over(lambda s: np.mean(s["approximation"])), over(lambda s: np.mean(s["amortisation"])),
             f"{np.mean([_share(s['log_z_khat']) for s in seeds]):.0%}",
             f"{np.mean([np.mean(s['mixed']) for s in seeds]):.0%}",
-            over(lambda s: 2 ** np.median(_entries(s, "log2_width_by_entry")) if any(s["mixed"]) else np.nan),
-            over(lambda s: _mixed(s, "bias_by_entry", absolute=True)),
-            over(lambda s: _mixed(s, "corrected", absolute=True)),
+            over(lambda s: 2 ** np.median(entries(s, "log2_width_by_entry")) if any(s["mixed"]) else np.nan),
+            over(lambda s: mixed(s, "bias_by_entry", absolute=True)),
+            over(lambda s: mixed(s, "corrected", absolute=True)),
         ])  # fmt: skip
     settings = result["settings"]
     names = (
@@ -393,7 +290,7 @@ def table(result: dict[str, Any]) -> str:
     )
     end = (
         f"k-hat (median) of {settings['data']} test data and {settings['draws']} draws; the rest of the first "
-        f"{settings['audited']}, {_trainings(settings)} with the half width of their 95 % interval. Gaps "
+        f"{settings['audited']}, {trainings(settings)} with the half width of their 95 % interval. Gaps "
         "in nats per datum; *log Z unsure* is the share of data whose log Z has a k-hat above 0.7 of its own, so that "
         "the approximation gap is too small. *mixed*: R-hat of all entries up to 1.05; width sd(guide) / sd(NUTS), "
         "median over entries, and |bias| in posterior standard deviations, mean over entries, of those data only."
