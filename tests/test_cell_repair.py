@@ -28,6 +28,7 @@ def small(monkeypatch):
     monkeypatch.setitem(cell_repair.SHARED, "hidden", [4])
 
 
+@pytest.mark.slow
 def test_end_to_end_in_small(small, tmp_path):
     path = cell_repair.reproduce(tmp_path, "quick", tmp_path)
     result = json.loads(path.read_text())

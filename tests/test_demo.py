@@ -91,6 +91,7 @@ def test_recycling_end_to_end_in_small(tmp_path, monkeypatch, in_this_process):
     assert {path.name for path in tmp_path.iterdir()} == {"recycling.quick.json", "recycling.quick.bars.png"}
 
 
+@pytest.mark.slow
 def test_floors_trained_as_replicas_are_those_trained_alone():
     for settings in ((0.001, 0.3), ("learned", "learned"), ("t_vae", "t_vae")):
         members = list(zip(settings, (1, 0), strict=True))

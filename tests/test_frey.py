@@ -29,6 +29,7 @@ def root(tmp_path, monkeypatch, in_this_process):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_recovery_end_to_end_in_small(root, tmp_path):
     path = frey_recovery.reproduce(tmp_path / "out", "quick", root)
     result = json.loads(path.read_text())
@@ -122,6 +123,7 @@ def test_a_claim_fails_where_the_numbers_speak_against_it(name, value, words):
         assert "iC is adequate" in claim or "breaks down" in claim, claim
 
 
+@pytest.mark.slow
 def test_ablation_end_to_end_in_small(root, tmp_path):
     kept = ("N = 1", "N = 2", "N = 3", "N = 5", "N = 2, from scratch", "N = 2, gradient through x")
     assert len(frey_ablation.WAYS) == 18

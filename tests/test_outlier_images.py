@@ -247,6 +247,7 @@ def test_a_draw_has_all_fours_and_other_strangers_each_time(digits):
     assert torch.equal(x, again) and not torch.equal(x, other)
 
 
+@pytest.mark.slow
 def test_fours_end_to_end_in_small(digits, alone, tmp_path):
     path = outlier_images.reproduce(tmp_path, "quick", tmp_path)
     result = json.loads(path.read_text())

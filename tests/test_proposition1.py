@@ -167,6 +167,7 @@ def test_h_is_stationary_and_falls_with_every_iteration():
     assert bool((bound.h >= 2 * 7 * math.log(0.05)).all())
 
 
+@pytest.mark.slow
 def test_unbounded_exactly_where_fewer_than_d_degrees_of_freedom_suffice():
     d, kappa = 6, 2
     x, W, b, _ = case(3, d, kappa)

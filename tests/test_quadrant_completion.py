@@ -27,6 +27,7 @@ def small(monkeypatch, in_this_process):
     monkeypatch.setitem(experiment.SCALES, "quick", {**experiment.SCALES["quick"], **SMALL})
 
 
+@pytest.mark.slow
 def test_from_cells_to_table(small, tmp_path):
     path = experiment.reproduce(tmp_path, "quick", tmp_path)
     result = json.loads(path.read_text())

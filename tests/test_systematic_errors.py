@@ -119,6 +119,7 @@ def small(monkeypatch):
     monkeypatch.setattr("pyro_vaes.experiments.cells._gpu", lambda: False)
 
 
+@pytest.mark.slow
 def test_the_experiment_end_to_end_in_small(small, tmp_path):
     result = json.loads(experiment.reproduce(tmp_path, "quick", tmp_path).read_text())
     pictures = ("json", "repaired.png", "auc.png", "rows-faces-logo.png")

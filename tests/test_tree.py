@@ -28,6 +28,7 @@ SETTINGS = {"draws": 30, "replicates": 3, "shape": (2, 4), "seed": 1, "batch_siz
 IMAGE = {"chain": 1, "draw": 3, "datum": 3, "row": 2, "column": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_every_variant(name, tmp_path):
     """Groups, dimensions and what was left out; the file is the tree, and so is the file that xarray writes of it."""
