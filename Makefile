@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint type bench readme clean
+.PHONY: demo test slow lint type bench readme docs notebooks notebooks-smoke notebooks-write clean
 
 demo: .venv/ready
 	$(BIN)/pyro-vaes demo
@@ -34,6 +34,24 @@ readme: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch .venv/ready
+
+# The pages, from docs/, results/, notebooks/ and the docstrings, in build/docs.
+docs: .venv/ready
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+# Every notebook from top to bottom; nothing is written.
+notebooks: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=900 notebooks/*.ipynb
+
+# The same with a few steps of training each: every cell runs, every assertion that needs no training holds.
+notebooks-smoke: .venv/ready
+	PYRO_VAES_SMOKE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-timeout=900 notebooks/*.ipynb
+
+# The .ipynb anew from their .py sources, executed: make notebooks-write, or NB=notebooks/01-the-vae.py for one.
+NB ?= $(wildcard notebooks/[0-9]*.py)
+notebooks-write: .venv/ready
+	$(BIN)/python notebooks/write.py $(NB)
 
 clean:
 	rm -rf .venv runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,50 @@
+"""Docstrings as pages: a variant's card becomes a list, and a bar is a bar, not a substitution."""
+
+import re
+from typing import Any
+
+from pyro_vaes.card import card
+from pyro_vaes.variants import VARIANTS
+
+CODE = re.compile(r"(``.+?``|:\w+:`.+?`)")
+
+
+def escaped(lines: list[str]) -> list[str]:
+    """Escape the bars and trailing underscores of prose: outside of literals, doctests and indented directives."""
+    done, directive = [], None
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if directive is not None and line.strip() and indent <= directive:
+            directive = None
+        if line.lstrip().startswith(".. "):
+            directive = indent
+        if directive is not None or line.lstrip().startswith((">>>", "...")):
+            done.append(line)
+        else:
+            done.append("".join(p if CODE.fullmatch(p) else bars(p) for p in CODE.split(line)))
+    return done
+
+
+def bars(text: str) -> str:
+    """One piece of prose, with what reStructuredText would take for its own escaped."""
+    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([|*])", r"\\\1", text))
+
+
+def card_lines(name: str) -> list[str]:
+    """The card of a variant as a field list."""
+    return [line for key, value in card(VARIANTS[name]).items() for line in escaped([f":{key}: {value}"])]
+
+
+def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Called by autodoc for every docstring, before napoleon reads its sections."""
+    short = name.rsplit(".", 1)[-1]
+    if what == "function" and VARIANTS.get(short) is obj:
+        end = lines.index("") if "" in lines else len(lines)
+        lines[:] = [*card_lines(short), "", *escaped(lines[end:])]
+    else:
+        lines[:] = escaped(lines)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("autodoc-process-docstring", process, priority=400)
+    return {"parallel_read_safe": True}
