@@ -18,7 +18,8 @@ def title(path: Path) -> str:
 def pages(root: Path) -> dict[str, str]:
     """Every notebook by its page, and their index."""
     found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    made = {f"notebooks/{path.name}": path.read_text() for path in found}
+    # Beside the built pages the folder docs/ is one up.
+    made = {f"notebooks/{path.name}": path.read_text().replace("](../docs/", "](../") for path in found}
     rows = "\n".join(f"{n}. [{title(path)}]({path.name})" for n, path in enumerate(found, 1))
     toc = "\n".join(path.stem for path in found)
     made["notebooks/index.md"] = f"# Notebooks\n\n{LEAD}\n\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
