@@ -18,6 +18,15 @@ class Players(NamedTuple):
         accuracy: the share of real data and fakes, half each, that the discriminator tells right. It is no part of a
             loss.
         more: what the discriminator says of the real data beside the logits, if anything.
+
+    Source: Goodfellow et al. (2014), Eq. 1.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> game = pv.players(pv.Discriminator(2, (8,)), torch.rand(6, 2), torch.rand(6, 2))
+    >>> game.accuracy.shape
+    torch.Size([])
     """
 
     generator: Tensor
