@@ -1,6 +1,7 @@
 """The floor plan holds: who imports whom, what stands alone, what every claim rests on."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -97,7 +98,9 @@ SHAPE = re.compile(r"\((?:\.\.\., ?)?[A-Zdknmb0-9*](?: x [A-Z0-9]|, ?[^()]*)?,?\
 
 
 def takes_arrays(thing) -> bool:
-    """Whether a tensor goes in or lies inside."""
+    """Whether a tensor goes in, or lies inside of what is handed back; a module's buffers are its own business."""
+    if isinstance(thing, type) and not (dataclasses.is_dataclass(thing) or issubclass(thing, tuple)):
+        return False
     notes = getattr(thing, "__annotations__", {})
     return any("Tensor" in str(note) for key, note in notes.items() if key != "return")
 

@@ -42,7 +42,7 @@ def write_posterior(
     it has a hidden name beside it, and what was there before stays.
 
     Args:
-        path: of the file, in a folder that exists. All others: as there.
+        path: of the file, in a folder that exists. x: (N, d), in the pair's range. All others: as there.
 
     Returns:
         The path.
