@@ -14,7 +14,8 @@ class Players(NamedTuple):
 
     Attributes:
         generator: a scalar, what the side that made the fakes minimises; constant in the discriminator's parameters.
-        discriminator: a scalar, what the discriminator minimises; constant in everything that made the data and the fakes.
+        discriminator: a scalar, what the discriminator minimises; constant in everything that made the data and the
+            fakes.
         accuracy: the share of real data and fakes, half each, that the discriminator tells right. It is no part of a
             loss.
         more: what the discriminator says of the real data beside the logits, if anything.
