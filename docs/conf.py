@@ -54,4 +54,4 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": False,
 }
-html_sidebars = {"index": [], "explore": []}
+html_sidebars = {"index": [], "explore": [], "quickstart": []}
