@@ -327,7 +327,7 @@ for s in (1.0, 0.3, 0.05):
 # So far the proposition. But it is a statement about **another** model than the one we trained, in three ways.
 #
 # 1. In the crVAE $u$ is *deterministic*, as the authors say: $s \to 0$. Then $\log p(u_t \mid u_{t-1}, z_t)$ is the
-#    logarithm of a spike. For any guide of fixed width the bound goes to $-\infty$. It bounds nothing any more.
+#    logarithm of a spike. For any guide of fixed width the bound goes to $-\infty$: still true, and empty.
 # 2. $u$ is not observed. What we bound is $\log p(x)$, with $x$ made of *all* of $u$. An observation that mixes the
 #    steps couples the codes: explaining away. The posterior $p(z \mid x)$ is no product.
 # 3. An LSTM's $u_t$ depends on *all* of $z_1 \dots z_t$ through its state, not only on $u_{t-1}$ and $z_t$.
