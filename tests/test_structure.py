@@ -108,6 +108,7 @@ def test_every_public_name_exists_and_has_a_docstring():
         ("docs/generation.md", 7),
         ("docs/channels.md", 3),
         ("docs/analysis.md", 1),
+        ("docs/explore.md", 1),
     ],
 )
 def test_tables_come_from_the_results(page, tables):
