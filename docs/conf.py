@@ -38,6 +38,7 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
+html_context = {"default_mode": "auto"}
 html_title = "pyro-vaes"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]

@@ -170,9 +170,7 @@ def test_an_image_sets_the_sliders_to_the_guides_mean(opened, name):
         image = MODELS[name]["images"][i]
         opened.execute_script("arguments[0].click()", thumbs[i])
         assert shown(opened) == pytest.approx(image["guide mean"], abs=0.0051)
-        assert [float(s.get_property("value")) for s in sliders(opened)] == pytest.approx(
-            image["guide mean"], abs=0.02
-        )
+        assert [float(s.get_property("value")) for s in sliders(opened)] == pytest.approx(image["guide mean"], abs=0.02)
         assert thumbs[i].get_attribute("aria-pressed") == "true"
         said = opened.find_element("css selector", ".pv-verdict").text
         assert f"k-hat is {image['khat']:.2f}" in said

@@ -148,7 +148,7 @@
             element("figure", {}, ui.decoded, ui.decodedCaption)),
           ui.fit),
         element("section", { class: "pv-right" },
-          element("h2", {}, "Turn the knobs"),
+          element("h2", {}, "Move the sliders"),
           element("div", { class: "pv-buttons" },
             button("Guide's mean", "mean", "the mean of q(z | x) of the chosen image"),
             button("Draw from the guide", "guide", "a code from q(z | x) of the chosen image"),
@@ -162,11 +162,11 @@
               element("input", { type: "checkbox", onchange: (event) => { state.zoom = event.target.checked; rows(); } }),
               " zoom in")),
           ui.latents,
-          ui.pruned)),
-      element("section", { class: "pv-says" },
-        element("h2", {}, "Do guide and NUTS agree on this image?"),
-        ui.verdict,
-        element("details", {}, element("summary", {}, "All numbers of this image"), ui.numbers)));
+          ui.pruned),
+        element("section", { class: "pv-says" },
+          element("h2", {}, "Do guide and NUTS agree here?"),
+          ui.verdict)),
+      element("details", {}, element("summary", {}, "All numbers of this image"), ui.numbers));
     chooseModel(state.model);
   }
 
@@ -186,8 +186,8 @@
     }));
     const unused = model.names.filter((_, j) => !model.used[j]);
     ui.pruned.textContent = unused.length
-      ? `${unused.join(", ")} ${unused.length > 1 ? "are" : "is"} pruned: no image says anything of it, its posterior ` +
-        "is the prior, and its slider changes next to nothing."
+      ? `${unused.join(", ")} ${unused.length > 1 ? "are" : "is"} pruned: the guide gives the prior back whatever ` +
+        "the image, and the slider changes next to nothing."
       : "No latent is pruned in this pair: for each of them the posterior is narrower than the prior.";
     chooseImage(0);
   }
@@ -200,7 +200,7 @@
     ui.seen.setAttribute("aria-label", `The image that was seen: ${chosen().label}`);
     ui.decoded.setAttribute("aria-label", "The image that the sliders' code gives");
     ui.seenCaption.textContent = `Seen: ${chosen().label}`;
-    ui.decodedCaption.textContent = "Decoded from the sliders";
+    ui.decodedCaption.textContent = "From the sliders";
     state.z = CODES.mean();
     rows();
     ui.verdict.replaceChildren(...verdict());
@@ -347,6 +347,14 @@
         `under smoothed importance weights, worth ${number(image["importance ess"], 0)} draws of the posterior.`));
   }
 
+  // The theme's header stays on top of the page: what stays in sight must stand below it.
+  function below() {
+    const header = document.querySelector(".bd-header");
+    root.style.setProperty("--pv-top", `${header ? header.offsetHeight : 0}px`);
+  }
+
   build();
+  below();
+  window.addEventListener("resize", below);
   window.pyroVaes = { decode, logJoint, models, state, chooseModel, chooseImage, setCode };
 })();

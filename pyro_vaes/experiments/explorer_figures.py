@@ -35,7 +35,7 @@ def posterior_figure(model: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
     figure.legend(
         handles, ["NUTS", "prior", "guide"], ncols=3, fontsize=8, frameon=False, loc="outside lower center"
     )  # fmt: skip
-    title = f"{model['pair']}: the code of some images, guide against NUTS (heights are not comparable; {scale} scale)"
+    title = f"{model['pair']}: the code of some images, guide against NUTS (each up to its own height; {scale} scale)"
     figure.suptitle(title, fontsize=9, color=NEUTRAL)
     return figure
 
