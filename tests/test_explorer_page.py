@@ -22,10 +22,10 @@ STATIC = ROOT / "docs/_static"
 RESULT = json.loads((ROOT / "results/explorer.quick.json").read_text())
 MODELS = RESULT["models"]
 TENSORS = {name: unpacked(m, (ROOT / "results" / m["file"]).read_bytes()) for name, m in MODELS.items()}
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+]  # fmt: skip
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>t</title>
 <meta name="viewport" content="width=device-width"><link rel="stylesheet" href="explore.css">
 <style>body {{ margin: 8px; font-family: sans-serif }}</style></head><body>
@@ -103,11 +103,12 @@ def opened(browser, page):
     browser.get_log("browser"), browser.get_log("performance")
     browser.get(page)
     yield browser
-    assert browser.get_log("browser") == []
+    # That a canvas is read back is the doing of these tests.
+    assert [entry for entry in browser.get_log("browser") if "getImageData" not in entry["message"]] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert len(asked) >= 1 + len(FILES)
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "chrome:"))] == []
 
 
 def picture(browser):
@@ -197,10 +198,10 @@ def test_buttons_draw_codes(opened):
         assert opened.execute_script("return pyroVaes.state.z") != first
     many = opened.execute_script(
         "const b = document.querySelector('[data-code=guide]'), all = [];"
-        "for (let i = 0; i < 2000; i++) { b.click(); all.push(pyroVaes.state.z.slice()); } return all"
+        "for (let i = 0; i < 300; i++) { b.click(); all.push(pyroVaes.state.z.slice()); } return all"
     )
     z = (np.array(many) - image["guide mean"]) / image["guide sd"]
-    assert (np.abs(z.mean(0)) < 0.12).all() and (np.abs(z.std(0) - 1) < 0.1).all()
+    assert (np.abs(z.mean(0)) < 0.25).all() and (np.abs(z.std(0) - 1) < 0.2).all()
 
 
 def test_zooming_in_keeps_the_code(opened):
@@ -239,7 +240,7 @@ def test_no_page_is_wider_than_the_screen(opened, width):
 
 
 def test_every_control_has_a_name(opened):
-    code = """return [...document.querySelectorAll('#explorer input, #explorer button, #explorer [role=img]')].filter(
-        e => !(e.getAttribute('aria-label') || e.textContent.trim() || (e.labels && [...e.labels].some(l => l.textContent.trim()))))
-        .map(e => e.outerHTML)"""
+    code = """const labelled = e => [...(e.labels || [])].some(label => label.textContent.trim());
+        return [...document.querySelectorAll('#explorer :is(input, button, [role=img])')]
+        .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || labelled(e))).map(e => e.outerHTML)"""
     assert opened.execute_script(code) == []

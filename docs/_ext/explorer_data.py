@@ -1,4 +1,4 @@
-"""What the page of sliders is given: numbers and weights as one script, which a page that was opened as a file loads too."""
+"""What the page of sliders is given: numbers and weights as one script, which a page opened as a file loads too."""
 
 import base64
 import json

@@ -16,7 +16,7 @@ FOLDERS = ("api", "gallery", "notebooks")
 
 
 def write(app: Any = None) -> None:
-    """Make docs/api, docs/gallery, docs/notebooks and the explorer's data anew from the code, results/ and notebooks/."""
+    """Make docs/api, docs/gallery, docs/notebooks and the explorer's data anew from code, results and notebooks."""
     for folder in FOLDERS:
         shutil.rmtree(DOCS / folder, ignore_errors=True)
         (DOCS / folder).mkdir()
