@@ -35,6 +35,7 @@ def made(monkeypatch, in_this_process, tmp_path):
     return json.loads(explorer.reproduce(tmp_path, "quick", tmp_path).read_text()), tmp_path
 
 
+@pytest.mark.slow
 def test_what_is_written_can_be_read_again(made):
     result, folder = made
     assert [len(result["models"][name]["images"]) for name in explorer.SETS] == [10, 3]

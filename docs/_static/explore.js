@@ -231,7 +231,7 @@
     ui.rows = model.names.map((name, j) => {
       const [low, high] = range(j);
       const id = `pv-z${j}`;
-      const input = element("input", { type: "range", id, min: low, max: high, step: (high - low) / 600,
+      const input = element("input", { type: "range", id, min: low, max: high, step: (high - low) / 300,
         oninput: () => { state.z[j] = Number(input.value); update(); } });
       input.value = String(state.z[j]);
       const value = element("output", { for: id });
@@ -344,7 +344,9 @@
       element("tbody", {}, ...lines.map(([name, ...cells]) =>
         element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell)))))),
       element("p", {}, `Mean ± standard deviation. Weighted: ${result.settings.draws.toLocaleString("en")} draws of the guide ` +
-        `under smoothed importance weights, worth ${number(image["importance ess"], 0)} draws of the posterior.`));
+        `under smoothed importance weights, worth ${number(image["importance ess"], 0)} draws of the posterior. ` +
+        `NUTS: ${result.settings.chains} chains of ${result.settings.samples} draws; an ESS above their number means that ` +
+        "successive draws lie on opposite sides of the mean."));
   }
 
   // The theme's header stays on top of the page: what stays in sight must stand below it.
