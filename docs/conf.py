@@ -38,7 +38,6 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
-html_context = {"default_mode": "auto"}
 html_title = "pyro-vaes"
 # Otherwise the theme complains on everybody's first visit.
 html_context = {"default_mode": "auto"}

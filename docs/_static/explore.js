@@ -344,7 +344,7 @@
       element("tbody", {}, ...lines.map(([name, ...cells]) =>
         element("tr", {}, element("th", { scope: "row" }, name), ...cells.map((cell) => element("td", {}, cell)))))),
       element("p", {}, `Mean ± standard deviation. Weighted: ${result.settings.draws.toLocaleString("en")} draws of the guide ` +
-        `under smoothed importance weights, worth ${number(image["importance ess"], 0)} draws of the posterior. ` +
+        `under smoothed importance weights, worth about ${number(image["importance ess"], 0)} of the posterior. ` +
         `NUTS: ${result.settings.chains} chains of ${result.settings.samples} draws; an ESS above their number means that ` +
         "successive draws lie on opposite sides of the mean."));
   }
