@@ -129,6 +129,7 @@ def test_no_other_name_is_public():
         ("docs/generation.md", 7),
         ("docs/channels.md", 3),
         ("docs/analysis.md", 1),
+        ("docs/explore.md", 1),
     ],
 )
 def test_tables_come_from_the_results(page, tables):

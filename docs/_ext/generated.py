@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import api_pages
+import explorer_data
 import gallery_pages
 import notebook_pages
 
@@ -15,13 +16,14 @@ FOLDERS = ("api", "gallery", "notebooks")
 
 
 def write(app: Any = None) -> None:
-    """Make docs/api, docs/gallery and docs/notebooks anew from the code, results/ and notebooks/."""
+    """Make docs/api, docs/gallery, docs/notebooks and the explorer's data anew from code, results and notebooks."""
     for folder in FOLDERS:
         shutil.rmtree(DOCS / folder, ignore_errors=True)
         (DOCS / folder).mkdir()
     pages = {**api_pages.pages(), **gallery_pages.pages(DOCS.parent), **notebook_pages.pages(DOCS.parent)}
     for name, text in pages.items():
         write_atomically(DOCS / name, text.encode())
+    write_atomically(DOCS / "_static/explorer-data.js", explorer_data.script(DOCS.parent).encode())
 
 
 def nearer(app: Any, page: str, source: list[str]) -> None:

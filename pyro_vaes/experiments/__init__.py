@@ -12,6 +12,7 @@ from pyro_vaes.experiments import (
     crvae_nll,
     demo,
     energies,
+    explorer,
     floor_sweep,
     frey_ablation,
     frey_bound,
@@ -60,6 +61,7 @@ _ALL = (
     semi_supervised,
     crvae_images,
     guide_audit,
+    explorer,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
