@@ -269,6 +269,22 @@ slopes = [
 assert all(torch.allclose(slopes[0][name], slopes[1][name], rtol=1e-8, atol=1e-10) for name in names)
 print(f"\nindexed_ic_vae {first:.3f}, ic_vae {second:.3f}: apart by a constant, {first - second:.3f} nats per datum")
 
+# %% [markdown]
+# For the next section we need an encoder whose answer we can set by hand.
+
+
+# %%
+class Fixed(nn.Module):
+    """An encoder that says the same for every datum."""
+
+    def __init__(self, loc, sigma):
+        super().__init__()
+        self.loc, self.sigma = loc, sigma
+
+    def forward(self, x):
+        return self.loc.expand(len(x), -1), torch.full_like(self.loc, self.sigma).expand(len(x), -1)
+
+
 # %% [markdown] tags=["derivation", "T9"]
 # ## How many zeros can it afford?
 #
@@ -294,19 +310,7 @@ print(f"\nindexed_ic_vae {first:.3f}, ic_vae {second:.3f}: apart by a constant, 
 # hitting more means that the datum really lies on the model's manifold there. So the holes that are left are at
 # places we want to find.
 
-
 # %%
-class Fixed(nn.Module):
-    """An encoder that says the same for every datum."""
-
-    def __init__(self, loc, sigma):
-        super().__init__()
-        self.loc, self.sigma = loc, sigma
-
-    def forward(self, x):
-        return self.loc.expand(len(x), -1), torch.full_like(self.loc, self.sigma).expand(len(x), -1)
-
-
 torch.manual_seed(4)
 d, kappa = 8, 2
 affine = pv.affine_ic_vae(data_dim=d, latent_dim=kappa, floor=1e-9, width=math.inf).double()
@@ -342,6 +346,7 @@ floors = torch.logspace(-4, 0, 120, dtype=F64)
 proper, improper = (torch.stack([Jeffreys(f, w).log_prob(errors).mean() for f in floors]) for w in (1.0, math.inf))
 assert abs(floors[proper.argmax()].log() - math.log(0.05)) < 0.15 and improper.argmax() == 0
 
+# %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 widths = np.logspace(-6, 0, 40)
 for fitted, colour in ((0, GREY), (2, DARK), (3, YELLOW), (5, RED)):
@@ -394,6 +399,7 @@ assert wells["convex robust PCA"] == 1 and abs(lowest["convex robust PCA"] - tru
 assert wells["induced autoencoder"] > wells["VAE"]
 assert abs(lowest["induced autoencoder"] - truth) < 1e-9 and abs(lowest["VAE"] - truth) < 1e-9
 
+# %%
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.3), layout="constrained")
 for axis, (name, energy), colour in zip(axes, energies.items(), (GREY, DARK, RED), strict=True):
     axis.plot(on.t, energy, color=colour)
@@ -470,7 +476,11 @@ by_hand = torch.einsum("nj,njk,nk->n", X - b, torch.linalg.inv(psi), X - b) + to
 assert torch.allclose(h_at(X, W, b, lam), by_hand)
 assert torch.allclose(surrogate(X, W, b, m, S, lam), kappa + by_hand)
 
-bound = h_bound(X, W, b, floor=1e-3)  # the best variances
+# %% [markdown]
+# And the bound itself: $L$ at the posterior of the best variances, its expectation by 50,000 draws.
+
+# %%
+bound = h_bound(X, W, b, floor=1e-3)
 m, S = posterior(X, W, b, bound.lam)
 z = m[:, None] + torch.randn(n, 50_000, kappa, generator=g, dtype=F64) @ torch.linalg.cholesky(S).mT
 logs = torch.log((X[:, None] - z @ W.T - b).square() + 1e-6).mean(1).sum(-1)
@@ -493,8 +503,10 @@ print("Jensen's gap per datum:", [round(v, 2) for v in gap.tolist()], f"of at mo
 # threshold, and it is why the loss finds sparse ones.
 #
 # It also follows that **the iC-VAE has no likelihood**. $h$ bounds $-\log p(x)$ from above, so $p$ has infinite
-# peaks; and $\Sigma^{(i)}$ belongs to an index $i$ that a new datum does not have. A negative log-likelihood of an
-# iC-VAE would be a number without a meaning, and the library refuses to give one. Residuals are fine, as scores.
+# peaks; and $\Sigma^{(i)}$ belongs to an index $i$ that a new datum does not have. With a floor and a width the prior
+# of $s$ is a density on $[-R, R]$, but its kernel goes on beyond, where the loss still needs a slope. So a negative
+# log-likelihood of an iC-VAE would be a number without a meaning, and the library refuses to give one. Residuals are
+# fine, as scores.
 
 # %%
 d, kappa = 6, 2
@@ -537,6 +549,8 @@ directions = {
     "affine iC-VAE": line.model.decoder.weight.detach()[:, 0],
 }
 off = {name: degrees(way, right_way) for name, way in directions.items()}
+
+# %%
 assert off["Proposition 1"] < off["PCA"] and (SMOKE or off["affine iC-VAE"] < off["PCA"])
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
@@ -560,7 +574,7 @@ right.set(title="One outlier turns PCA", xlabel="$x_1$", ylabel="$x_2$", xlim=(-
 right.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.0))
 plt.show()
 
-# %% [markdown] tags=["derivation", "T8"]
+# %% [markdown] tags=["derivation"]
 # ## The proper version: Student's t
 #
 # *Is there a density that behaves like $1/|e|$ for large errors, has a likelihood, and no floor to worry about?*
