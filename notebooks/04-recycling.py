@@ -125,6 +125,10 @@ assert torch.allclose(loss.total, torch.stack(by_hand).sum())
 for k, value in enumerate(by_hand, 1):
     assert torch.allclose(sum(term for name, term in loss.terms.items() if name.endswith(f"@{k}")), value)
 
+# %% [markdown]
+# One pass is the iC-VAE itself, and more passes have no parameter of their own.
+
+# %%
 once = pv.ric_vae(data_dim=64, latent_dim=4, hidden=(32,), passes=1).double()
 plain = pv.indexed_ic_vae(data_dim=64, latent_dim=4, hidden=(32,)).double()
 pv.warm_start(once, small)
@@ -137,21 +141,9 @@ assert torch.equal(*totals)
 assert sum(p.numel() for p in small.parameters()) == sum(p.numel() for p in plain.parameters())  # nothing new to learn
 print({name: round(term.item(), 1) for name, term in loss.terms.items()})
 
-# %% [markdown] tags=["derivation", "T14"]
-# ### What a pass does to an outlier
-#
-# Let $\mu$ be right and the floor small. An error of size $|e_k|$ is followed by $e_{k+1} = e_k\, n$ with
-# $n \sim \mathcal{N}(0, 1)$. It keeps its size on average, $\mathbb{E}\, e_{k+1}^2 = e_k^2$, but not typically:
-#
-# $$\mathbb{E} \log |e_{k+1}| = \log |e_k| + \mathbb{E} \log |n| = \log |e_k| - \tfrac12 (\gamma + \log 2)
-# = \log |e_k| - 0.635,$$
-#
-# with Euler's $\gamma = 0.577$. The typical error falls by a factor $e^{-0.635} = 0.53$ per pass, while a few grow:
-# later passes train on **sparser** dirt. That holds if $\mu$ is right; if it is wrong, the error of $\mu$ itself is
-# handed on.
-#
-# And draws leave $[0, 1]$. The paper does not say whether to clip them. Clipped, the draw is no longer centred at
-# $\mu$, so the library does not, and leaves it as an option, `clip=(0, 1)`.
+# %% [markdown]
+# To look at recycled data we need an objective that remembers what it is given, and an encoder that does not add
+# doubt of its own.
 
 
 # %%
@@ -178,6 +170,23 @@ class Still(nn.Module):
         return self.encoder(x)[0], torch.full_like(self.encoder(x)[0], 1e-9)
 
 
+# %% [markdown] tags=["derivation", "T14"]
+# ### What a pass does to an outlier
+#
+# Let $\mu$ be right and the floor small. An error of size $|e_k|$ is followed by $e_{k+1} = e_k\, n$ with
+# $n \sim \mathcal{N}(0, 1)$. It keeps its size on average, $\mathbb{E}\, e_{k+1}^2 = e_k^2$, but not typically:
+#
+# $$\mathbb{E} \log |e_{k+1}| = \log |e_k| + \mathbb{E} \log |n| = \log |e_k| - \tfrac12 (\gamma + \log 2)
+# = \log |e_k| - 0.635,$$
+#
+# with Euler's $\gamma = 0.577$. The typical error falls by a factor $e^{-0.635} = 0.53$ per pass, while a few grow:
+# later passes train on **sparser** dirt. That holds if $\mu$ is right; if it is wrong, the error of $\mu$ itself is
+# handed on.
+#
+# And draws leave $[0, 1]$. The paper does not say whether to clip them. Clipped, the draw is no longer centred at
+# $\mu$, so the library does not, and leaves it as an option, `clip=(0, 1)`.
+
+# %%
 copies = dirty.x[:1].double().expand(20_000, -1)
 plain.guide.encoder = Still(plain.guide.encoder)
 plain.model.decoder[-2].bias.data.fill_(-2.0)  # mu is dark, as most of a digit is
@@ -195,6 +204,11 @@ assert off.abs().max() < 4.5  # centred at mu, to the error of 20,000 draws
 assert torch.allclose(drawn["free"].std(0) / sd, torch.ones(64, dtype=F64), atol=0.03)
 fall = ((drawn["free"] - mu[0]).abs().log() - sd.log()).mean()
 assert abs(fall + 0.5 * (0.57722 + math.log(2))) < 0.01
+
+# %% [markdown]
+# Clipped to $[0, 1]$, the mean has a closed form, and it is not $\mu$.
+
+# %%
 assert drawn["clipped"].min() >= 0 and drawn["clipped"].max() <= 1
 
 normal = torch.distributions.Normal(torch.tensor(0.0, dtype=F64), 1.0)
@@ -215,7 +229,7 @@ print(
 )
 
 # %% [markdown]
-# This is what the trained iC-VAE makes of six images. The first row is what we have; each of the others is drawn from
+# This is what the trained iC-VAE makes of twelve images. The first row is what we have; each of the others is drawn from
 # the one above it.
 
 # %%
@@ -271,6 +285,10 @@ assert torch.equal(total_stop, total_flow)  # the same number,
 stopped, flowing = slopes(stop, total_stop), slopes(flow, total_flow)
 assert max((a - b).abs().max() for a, b in zip(stopped, flowing, strict=True)) > 1e-3  # another direction
 
+# %% [markdown]
+# And the extra term by itself: the slope of the second loss in $x_2$, times the slope of $x_2$ in $\theta$.
+
+# %%
 torch.manual_seed(6)
 first, mu, sd = one_pass(stop, x)
 x_2 = mu + sd * torch.randn_like(x)  # still a function of theta
@@ -430,9 +448,9 @@ plt.show()
 # * **At one pass it buys nothing** over the same number of steps without it.
 # * **From scratch, with the paper's KL sum, codes are lost.** At the start $\mu$ is the mean image, so $x_2$ is noise
 #   around the mean image and says nothing about $x$. Half of the data then teach the encoder to say nothing, and the
-#   KL term, which counts twice, agrees. Every image gets nearly the same answer, no better than each pixel's median.
-#   A warm start avoids it; so does a KL weight that rises from 0, which helps without recycling too (and most, in the
-#   experiment).
+#   KL term, which counts twice, agrees. The four codes that still move with the data mean nothing to the decoder:
+#   every image gets nearly the same answer, no better than each pixel's median. A warm start avoids it; so does a KL
+#   weight that rises from 0, which helps without recycling too (and most, in the experiment).
 
 # %%
 shown = list(range(0, 1797, 150))
