@@ -1,5 +1,6 @@
 """The notebooks: source and executed copy in step, every derivation checked, every variant used."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -60,6 +61,20 @@ def test_derivations_are_asserted_and_exercises_solved(source):
     exercises = [c for c in cells if "exercise" in tags(c)]
     assert len(exercises) >= 2 and len(solutions) >= len(exercises)
     assert all("hide-cell" in tags(c) for c in solutions), "solutions are folded away"
+
+
+def test_links_and_images_are_there_from_the_notebook_and_from_its_page(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER.parent / "docs" / "_ext")
+    relinked = importlib.import_module("notebook_pages").relinked
+    assert relinked("[a](../docs/a.md#b) ![c](../results/c.png)") == "[a](../a.md#b) ![c](../../results/c.png)"
+    images = [
+        found
+        for source in SOURCES
+        for cell in read(source)[0].cells
+        if cell.cell_type == "markdown"
+        for found in re.findall(r"!\[[^]]*\]\(([^)]+)\)", cell.source)
+    ]
+    assert images and not [path for path in images if not (FOLDER / path).is_file()]
 
 
 def test_every_derivation_is_told():

@@ -15,11 +15,19 @@ def title(path: Path) -> str:
     return "".join(cell["source"]).splitlines()[0].lstrip("# ")
 
 
+def relinked(text: str) -> str:
+    """Point links of notebooks/ to where they lead from docs/notebooks/.
+
+    >>> relinked("[a](../docs/a.md#b) ![c](../results/c.png)")
+    '[a](../a.md#b) ![c](../../results/c.png)'
+    """
+    return text.replace("](../docs/", "](../").replace("](../results/", "](../../results/")
+
+
 def pages(root: Path) -> dict[str, str]:
     """Every notebook by its page, and their index."""
     found = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-    # Beside the built pages the folder docs/ is one up.
-    made = {f"notebooks/{path.name}": path.read_text().replace("](../docs/", "](../") for path in found}
+    made = {f"notebooks/{path.name}": relinked(path.read_text()) for path in found}
     rows = "\n".join(f"{n}. [{title(path)}]({path.name})" for n, path in enumerate(found, 1))
     toc = "\n".join(path.stem for path in found)
     made["notebooks/index.md"] = f"# Notebooks\n\n{LEAD}\n\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{toc}\n```\n"
