@@ -133,8 +133,8 @@ plt.show()
 # %% [markdown] tags=["derivation", "T12"]
 # **How do you know that a solver has solved (2)?** You need not trust it. Take any matrix $Y$ whose largest singular
 # value is at most 1 and whose entries are at most $\lambda$ in size. The norms in (2) are the largest values that an
-# inner product with such matrices can take: $\|L\|_* = \max_{\|Y\|_2 \le 1} \langle Y, L \rangle$ and $\lambda
-# \|S\|_1 = \max_{\|Y\|_\infty \le \lambda} \langle Y, S \rangle$. So for *every* split
+# inner product with such matrices can take: $\|L\|_* = \max_{\|Y\|_2 \le 1} \langle Y, L \rangle$ and
+# $\lambda \|S\|_1 = \max_{\|Y\|_\infty \le \lambda} \langle Y, S \rangle$. So for *every* split
 #
 # $$\|L\|_* + \lambda \|S\|_1 \;\ge\; \langle Y, L \rangle + \langle Y, S \rangle = \langle Y, X \rangle. \tag{3}$$
 #
@@ -178,12 +178,13 @@ assert split.rank == 3 and error < 1e-4
 # the *induced autoencoder*. Its loss counts: since $\lim_{p \to 0} \frac1p (|e|^p - 1) = \log |e|$, the sum of
 # logarithms is what $\ell_p$ norms become as $p \to 0$, and the limit of $\sum_j |e_j|^p$ itself is $\|e\|_0$. The
 # logarithm has a pole at 0, so the library adds a *floor* $\epsilon$: the error below which a residual is no outlier.
-# The variance is then $e_j^2 + \epsilon^2$. A normaliser $\log 2\, \mathrm{asinh}(R/\epsilon)$ per entry (with $R$
+# The variance is then $e_j^2 + \epsilon^2$. A normaliser $\log(2\, \mathrm{asinh}(R/\epsilon))$ per entry (with $R$
 # the largest outlier to expect, `width`) stops a *learned* floor from going to zero for nothing. With an $\ell_1$
 # penalty on the code, a Laplace prior, `pv.induced_ae` minimises
 #
-# $$\sum_j \tfrac12 \log(e_j^2 + \epsilon^2) + \tfrac{d}{2} (1 + \log 2 \pi) + d \log 2\, \mathrm{asinh}(R / \epsilon)
-# + \lambda \|z\|_1 + k \log \tfrac{2}{\lambda}. \tag{5}$$
+# $$\sum_j \tfrac12 \log(e_j^2 + \epsilon^2) + \tfrac{d}{2} (1 + \log 2 \pi)
+# {} + d \log\big(2\, \mathrm{asinh}(R / \epsilon)\big)
+# {} + \lambda \|z\|_1 + k \log \tfrac{2}{\lambda}. \tag{5}$$
 
 # %%
 d, k, eps, R, l1 = 20, 4, 0.05, 8.0, 0.1
@@ -240,10 +241,10 @@ print(f"values of the first error at which some error is zero: {inside}; local m
 assert len(wells) == inside
 
 # %% [markdown]
-# Two or more errors vanish together at the truth only: there all inliers of the datum are zero at once, and the well
-# is the deepest. Now the VAE: let the posterior covariance $\Sigma_z$ and the variances be at their best at each
-# point of the line. A code that is uncertain blurs the poles, $\log \mathrm{E}\, e_j^2$ in place of $\log e_j^2$, and
-# blurs the lonely ones more than the one where many agree.
+# With a floor the wells have a finite depth, in proportion to the number of errors that vanish. At the truth all
+# inliers of the datum do so at once: that well is the deepest. Now the VAE: let the posterior covariance $\Sigma_z$
+# and the variances be at their best at each point of the line. A code that is uncertain blurs the poles,
+# $\log \mathrm{E}\, e_j^2$ in place of $\log e_j^2$, and blurs the lonely ones more than the one where many agree.
 
 # %%
 on = line(X[0], W, Z[0], direction, reach=6.0, points=1201)
@@ -277,9 +278,9 @@ for name in ("induced autoencoder", "VAE"):
 # *Question: with more codes than needed, does the global optimum still solve (1)?*
 
 # %% [markdown] tags=["derivation", "T12"]
-# Take an affine decoder $\mu_x(z) = W z + b$, $W$ of $\kappa$ columns, and fix the variances $\Lambda =
-# \mathrm{diag}\, \lambda_1 \dots \lambda_d$ of one datum for a moment. Then everything is Gaussian, the true
-# posterior is $\mathcal{N}(\mu, \Sigma)$ with
+# Take an affine decoder $\mu_x(z) = W z + b$, $W$ of $k$ columns, and fix the variances
+# $\Lambda = \mathrm{diag}\, \lambda_1 \dots \lambda_d$ of one datum for a moment. Then everything is Gaussian, the
+# true posterior is $\mathcal{N}(\mu, \Sigma)$ with
 #
 # $$\Sigma = (I + W' \Lambda^{-1} W)^{-1}, \qquad \mu = \Sigma W' \Lambda^{-1} (x - b),$$
 #
@@ -298,13 +299,13 @@ W5, b5 = torch.randn(6, 3, generator=g).double(), torch.randn(6, generator=g).do
 x5, lam5 = torch.randn(4, 6, generator=g).double(), 0.1 + torch.rand(4, 6, generator=g).double()
 mu, Sigma = posterior(x5, W5, b5, lam5)
 h = h_at(x5, W5, b5, lam5)
-kappa = W5.shape[1]
-assert torch.allclose(surrogate(x5, W5, b5, mu, Sigma, lam5), kappa + h)  # the library leaves kappa in F
+codes = W5.shape[1]
+assert torch.allclose(surrogate(x5, W5, b5, mu, Sigma, lam5), codes + h)  # the library leaves k in F
 Psi = torch.diag_embed(lam5) + W5 @ W5.T
 log_p = torch.distributions.MultivariateNormal(b5, Psi).log_prob(x5)
 assert torch.allclose(-2 * log_p, h + 6 * math.log(2 * math.pi))
 elsewhere = surrogate(x5, W5, b5, mu + 0.1, 1.2 * Sigma, lam5)
-assert bool((elsewhere > kappa + h).all())  # any other guide is worse
+assert bool((elsewhere > codes + h).all())  # any other guide is worse
 Q = torch.linalg.qr(torch.randn(3, 3, generator=g).double())[0]
 assert torch.allclose(h_at(x5, W5 @ Q, b5, lam5), h)  # a rotation of the codes changes nothing
 assert torch.allclose(h_at(x5, torch.cat([W5, torch.zeros(6, 2).double()], 1), b5, lam5), h)  # nor do useless codes
@@ -312,17 +313,19 @@ assert torch.allclose(h_at(x5, torch.cat([W5, torch.zeros(6, 2).double()], 1), b
 # %% [markdown] tags=["derivation", "T12"]
 # **The theorem, by counting.** Let $X = L + E$ be *some* split, $r = \mathrm{rank}\, L$, the columns of $W$ spanning
 # the rows of $L$. Choose variances $\lambda_{ij} = e_{ij}^2 + \epsilon^2$: tiny for inliers, ordinary for outliers.
-# How does (6) behave as $\epsilon \to 0$? Datum $i$ has $d - \|e_i\|_0$ tiny variances. $W W'$ has rank $r$, and
-# lifts $r$ of these directions back to ordinary size. The others leave $\log \epsilon^2$ each in $\log |\Psi|$; the
-# quadratic form stays bounded, because the inliers do lie in the span of $W$. Hence
+# How does (6) behave as $\epsilon \to 0$? Datum $i$ has $d - \|e_i\|_0$ tiny variances, and we suppose at least $r$.
+# $W W'$ has rank $r$, and lifts $r$ of these directions back to ordinary size. The others leave $\log \epsilon^2$
+# each in $\log |\Psi|$; the quadratic form stays bounded, because the inliers do lie in the span of $W$. Hence
 #
 # $$\tfrac{1}{n} \sum_i h_i = \Big( d - r - \tfrac1n \|E\|_0 \Big) \log \epsilon^2 + O(1)
-# = \tfrac1n \Big( n d - \underbrace{(n\, r + \|E\|_0)}_{\text{the objective of (1)}} \Big) \log \epsilon^2
-# + O(1). \tag{7}$$
+# {} = \tfrac1n \Big( n d - \underbrace{(n\, r + \|E\|_0)}_{\text{the objective of (1)}} \Big) \log \epsilon^2
+# {} + O(1). \tag{7}$$
 #
 # As $\log \epsilon^2 \to -\infty$ the split with the *smallest* $n\, r + \|E\|_0$ wins: **the global optimum of the
 # VAE is that of (1)**, and its $\mu_x$ is the inlier, its $\Sigma_x$ the squared outlier. Columns of $W$ beyond $r$
-# are zero there and cost nothing. That is the perfect-recovery theorem of Dai, Wang, Aston, Hua & Wipf (2018).
+# are zero there and cost nothing. That is the perfect-recovery theorem of Dai, Wang, Aston, Hua & Wipf (2018). (We
+# compared splits, each with the variances that suit it; their proof covers all others. A variance of its own for each
+# datum is what a scale network of unlimited size can give.)
 #
 # The induced autoencoder's energy (4) has slope $d - \frac1n \|E\|_0$: **no rank in it**. Give it a code more and it
 # buys another zero for each datum; give it $d$ codes and it explains all of $X$, outliers included.
@@ -493,6 +496,7 @@ if not SMOKE:
 # %%
 digits = pv.load("digits")
 noisy = pv.corrupt(digits.x, "impulse:0.4", shape=digits.shape)
+torch.manual_seed(0)
 networks = {
     "autoencoder": pv.autoencoder(data_dim=64, latent_dim=10, hidden=(128, 64)),
     "induced AE": pv.induced_ae(data_dim=64, latent_dim=10, hidden=(128, 64)),
@@ -522,22 +526,24 @@ plt.show()
 # %% [markdown]
 # The autoencoder with squares keeps a grey veil: the mean of a noisy pixel is pulled to the mean of the noise. Convex
 # RPCA keeps what the images have in common, one plane for all digits. The logarithmic losses do not care how wrong a
-# wrong pixel is, and follow the curve. The induced autoencoder and the iC-VAE are close here, and which is ahead
-# depends on the number of steps: the iC-VAE, which prunes before it learns, starts late.
+# wrong pixel is, and follow the curve. Which of both is ahead is a matter of training: the iC-VAE prunes codes before
+# it has learned to use them, and after a start that loses some it is hardly better than convex RPCA. More steps close
+# the gap ([results](../docs/experiments.md)).
 #
 # ## 6. Codes that are not needed
 #
 # *Question: what does a VAE do with more codes than the data have dimensions?*
 
 # %% [markdown] tags=["derivation", "T13"]
-# Take clean data, one variance $\gamma$ for all entries, and the usual guide with independent entries, $q(z \mid x) =
-# \mathcal{N}(\mu, \mathrm{diag}\, s^2)$. With $w_j$ the columns of an affine decoder's $W$, the negative ELBO is
+# Take clean data, one variance $\gamma$ for all entries, and the usual guide with independent entries,
+# $q(z \mid x) = \mathcal{N}(\mu, \mathrm{diag}\, s^2)$. With $w_j$ the columns of an affine decoder's $W$, the
+# negative ELBO is
 #
 # $$\mathcal{L} = \tfrac12 \Big[ d \log 2 \pi \gamma + \tfrac{1}{\gamma} \|x - W \mu - b\|^2 + \|\mu\|^2
-# + \sum_{j=1}^{k} \Big( \tfrac{s_j^2 \|w_j\|^2}{\gamma} + s_j^2 - \log s_j^2 - 1 \Big) \Big]. \tag{8}$$
+# {} + \sum_{j=1}^{k} \Big( \tfrac{s_j^2 \|w_j\|^2}{\gamma} + s_j^2 - \log s_j^2 - 1 \Big) \Big]. \tag{8}$$
 #
-# The codes decouple. The best variance of each follows from the last bracket's derivative, $\|w_j\|^2 / \gamma + 1 -
-# 1 / s_j^2 = 0$:
+# The codes decouple. The best variance of each follows from the last bracket's derivative,
+# $\|w_j\|^2 / \gamma + 1 - 1 / s_j^2 = 0$:
 #
 # $$s_j^2 = \frac{\gamma}{\gamma + \|w_j\|^2}, \qquad \text{and what code } j \text{ then costs is } \tfrac12 \log
 # \Big(1 + \frac{\|w_j\|^2}{\gamma} \Big). \tag{9}$$
@@ -583,10 +589,10 @@ assert abs(s2[cost.argmin()] - 1 / (1 + ratio)) < 1e-4 and abs(cost.min() - 0.5 
 # * *A permutation* of the codes, in encoder and decoder: only the order of the sums in (8) changes.
 # * *A useless code*, $w_{k+1} = 0$ with the prior as its posterior: its bracket in (8) is $1 - \log 1 - 1 = 0$.
 # * *A rotation* $W \to W Q$ with $\mu \to Q' \mu$. With a full covariance nothing changes, as we saw in section 4.
-#   With independent entries it does: at the best $s$ the codes cost $\frac12 \sum_j \log M_{jj}$, $M = I +
-#   W'W/\gamma$, where a full covariance costs $\frac12 \log |M|$. By Hadamard's inequality $\sum_j \log M_{jj} \ge
-#   \log |M|$, with equality only if the columns of $W$ are orthogonal. So the independent guide, though it is
-#   "wrong", picks the axes: those of PCA.
+#   With independent entries it does: at the best $s$ the codes cost $\frac12 \sum_j \log M_{jj}$,
+#   $M = I + W'W/\gamma$, where a full covariance costs $\frac12 \log |M|$. By Hadamard's inequality
+#   $\sum_j \log M_{jj} \ge \log |M|$, with equality only if the columns of $W$ are orthogonal. So the independent
+#   guide, though it is "wrong", picks the axes: those of PCA.
 
 
 # %%
@@ -671,8 +677,8 @@ plt.show()
 # \frac{\partial \mathcal{L}}{\partial \mu_i} = \mu_i - \tfrac1\gamma W'(x_i - b) = 0 \ \text{ because } W = 0.$$
 #
 # Collapse is a stationary point. Is it a trap? Put one column of length $c$ along an eigenvector of the data's
-# covariance with eigenvalue $\ell$. The exact energy (6) in that direction is $\frac12 [\log(c^2 + \gamma) + \ell /
-# (c^2 + \gamma)]$, whose minimum is at
+# covariance with eigenvalue $\ell$. The exact energy (6) in that direction, averaged over the data, is
+# $\frac12 [\log(c^2 + \gamma) + \ell / (c^2 + \gamma)]$, whose minimum is at
 #
 # $$c^2 = \max(0, \ell - \gamma). \tag{10}$$
 #
