@@ -33,6 +33,7 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.nn.functional import logsigmoid
 
 import pyro_vaes as pv
 from pyro_vaes.evaluation.normality import mmd_to, spectrum
@@ -61,12 +62,12 @@ def steps(n):
 # recipes describe the same thing.
 #
 # *Autoregressive*: the chain rule, $p(x) = \prod_j p(x_j \mid x_1 \dots x_{j-1})$. Here each factor is a linear
-# regression on the entries before, with coefficients $a_j = S_{<j,<j}^{-1} S_{<j,j}$ and variance $S_{jj} - S_{j,<j}
-# a_j$. The density is exact; sampling takes $d$ steps, one after the other.
+# regression on the entries before, with coefficients $a_j = S_{<j,<j}^{-1} S_{<j,j}$ and variance
+# $S_{jj} - S_{j,<j} a_j$. The density is exact; sampling takes $d$ steps, one after the other.
 #
-# *Flow*: $x = f(z)$ with $f$ invertible and $z \sim \mathcal{N}(0, I_d)$. Probability is kept, so $p(x) =
-# \mathcal{N}(f^{-1}(x); 0, I)\, |\det \partial f / \partial z|^{-1}$. Here $f(z) = A z$ with $S = A A'$. The density
-# is exact and sampling is one pass; the price is that $z$ must have as many entries as $x$.
+# *Flow*: $x = f(z)$ with $f$ invertible and $z \sim \mathcal{N}(0, I_d)$. Probability is kept, so
+# $p(x) = \mathcal{N}(f^{-1}(x); 0, I)\, |\det \partial f / \partial z|^{-1}$. Here $f(z) = A z$ with $S = A A'$. The
+# density is exact and sampling is one pass; the price is that $z$ must have as many entries as $x$.
 #
 # *Latent variable*: $p(x) = \int p(z)\, p(x \mid z)\, dz$ with few $z$. Here $x = W z + \sqrt{\gamma}\, \varepsilon$,
 # where $\gamma$ is the smallest eigenvalue of $S$ and $W W' = S - \gamma I$. The integral is seldom tractable: hence
@@ -98,8 +99,8 @@ assert torch.allclose(latent, exact)
 # **The implicit family: a game.** A generator turns noise into samples with an unknown density $q$; a discriminator
 # $D(x) \in (0, 1)$ guesses whether $x$ is real. They play
 #
-# $$\min_q \max_D V(D, q), \qquad V = \mathrm{E}_{p} \log D(x) + \mathrm{E}_q \log (1 - D(x)) = \int p \log D + q \log (1 -
-# D). \tag{1}$$
+# $$\min_q \max_D V(D, q), \qquad V = \mathrm{E}_{p} \log D(x) + \mathrm{E}_q \log (1 - D(x)) =
+# \int p \log D + q \log (1 - D). \tag{1}$$
 #
 # *The best $D$.* Under the integral each $x$ stands alone. The derivative $p / D - q / (1 - D)$ is zero at
 #
@@ -120,8 +121,9 @@ real, fake = Normal(0.0, 1.0), Normal(1.5, 0.7)
 p, q = real.log_prob(t).exp(), fake.log_prob(t).exp()
 
 
-def value(D):
-    return float((p * D.log() + q * (1 - D).log()).sum() * dt)
+def value(logit):
+    """(1), for a discriminator given by its logit: log D = log sigmoid(logit)."""
+    return float((p * logsigmoid(logit) + q * logsigmoid(-logit)).sum() * dt)
 
 
 def jensen_shannon(p, q):
@@ -129,11 +131,11 @@ def jensen_shannon(p, q):
     return float(0.5 * (torch.xlogy(p, p / m) + torch.xlogy(q, q / m)).sum() * dt)
 
 
-best = (p + 1e-200) / (p + q + 2e-200)
+best = real.log_prob(t) - fake.log_prob(t)
 js = jensen_shannon(p, q)
 assert abs(value(best) - (2 * js - math.log(4))) < 1e-6
 for bump in (torch.sin(t), torch.cos(3 * t), torch.tanh(t)):  # any other discriminator earns less
-    assert value(torch.sigmoid(torch.logit(best, eps=1e-12) + 0.1 * bump)) < value(best)
+    assert value(best + 0.1 * bump) < value(best)
 
 
 class Best(nn.Module):
@@ -162,12 +164,12 @@ for m in shifts:
         fakes = where + torch.randn(4000, 1, generator=torch.Generator().manual_seed(1))
         pv.players(Ideal(), torch.zeros(2, 1), fakes, saturating=saturating).generator.backward()
         slopes.append(where.grad.item())
-    distance.append(jensen_shannon(p := Normal(0.0, 1.0).log_prob(t).exp(), Normal(m, 1.0).log_prob(t).exp()))
+    distance.append(jensen_shannon(p, Normal(m, 1.0).log_prob(t).exp()))  # p is N(0, 1) already
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
 axes[0].plot(t, real.log_prob(t).exp(), color=DARK, label="$p$, real")
 axes[0].plot(t, q, color=RED, label="$q$, fake")
-axes[0].plot(t, best, color=YELLOW, label="$D^*$")
+axes[0].plot(t, best.sigmoid(), color=YELLOW, label="$D^*$")
 axes[0].set(title="The best discriminator", xlim=(-4, 5), ylim=(0, 1.35), xlabel="x")
 axes[0].legend(frameon=False, ncols=3, loc="upper center")
 axes[1].plot(shifts, distance, color=DARK)
@@ -222,7 +224,8 @@ assert found.discriminator < 1e-6 and found.accuracy == 1 and slopes[True] < 1e-
 # $G(z)$ when $z \sim p$. By the triangle inequality
 #
 # $$W_1(p_{\text{data}}, G_\# p) \le W_1(p_{\text{data}}, G_\# q) + W_1(G_\# q, G_\# p)
-# \le \underbrace{\mathrm{E} \|x - G(z)\|}_{\text{criterion A}} + K\, \underbrace{W_1(q(z), p(z))}_{\text{criterion B}}. \tag{4}$$
+# \le \underbrace{\mathrm{E} \|x - G(z)\|}_{\text{criterion A}} + K\, \underbrace{W_1(q(z), p(z))}_{\text{criterion B}}.
+# \tag{4}$$
 #
 # The first step moves each datum to its own reconstruction, which is *a* way to move the mass, so not below the best.
 # The second moves codes and decodes them: a decoder stretches distances by $K$ at most. Both terms are needed: an
@@ -251,16 +254,22 @@ assert wasserstein_distance(decode(codes), decode(prior)) <= 1.9 * term_b
 # ## 3. When a VAE recovers a density exactly, and when not
 #
 # *Question: encoder and decoder are Gaussian. How can that be enough for a density that is not?*
+#
+# Three numbers matter: the entries of a datum, $d$; the codes, $k$; and the dimension $r \le d$ of the set on which
+# the data lie. A cloud that fills space has $r = d$, a curve $r = 1$. As in notebook 5, $\gamma$ is the variance of
+# the decoder's noise, $p(x \mid z) = \mathcal{N}(\mu_x(z), \gamma I)$.
 
 # %% [markdown] tags=["derivation", "T15"]
-# **No manifold, $r = d$: it is enough.** Take $d = 1$ and any density $p$ with distribution function $F$. The map $G
-# = F^{-1} \circ \Phi$ turns a standard normal into $p$. Use it as the decoder, with noise $\gamma$, and the encoder
+# **No manifold, $r = d$: it is enough.** Take $d = 1$ and any density $p$ with distribution function $F$. The map
+# $G = F^{-1} \circ \Phi$ turns a standard normal into $p$. Use it as the decoder, with noise $\gamma$, and the
+# encoder
 #
 # $$q(z \mid x) = \mathcal{N}\big(G^{-1}(x),\, s^2(x)\big), \qquad s^2 = \frac{\gamma}{\gamma + G'^2},$$
 #
 # the variance that notebook 5 found to be the best, with the slope $G'$ in the place of $w$. As $\gamma \to 0$ the
-# code becomes sharp, $s^2 \approx \gamma / G'^2$, and on so short a distance $G$ is straight: $x - G(z) \approx -G'
-# (z - \bar z)$, $\bar z = G^{-1}(x)$. The terms of the ELBO become, with $\phi$ the standard normal density,
+# code becomes sharp, $s^2 \approx \gamma / G'^2$, and on so short a distance $G$ is straight:
+# $x - G(z) \approx -G' (z - \bar z)$, $\bar z = G^{-1}(x)$. The terms of the ELBO become, with $\phi$ the standard
+# normal density,
 #
 # $$\begin{aligned}
 # \mathrm{E}_q \log p(x \mid z) &\to -\tfrac12 \log 2 \pi \gamma - \tfrac{1}{2 \gamma} G'^2 s^2 = -\tfrac12 \log 2 \pi
@@ -306,20 +315,22 @@ print(f"gap to log p(x): {gap[0]:.3f} nats at gamma = 0.1, {gap[-1]:.5f} at gamm
 assert min(gap) > -1e-4 and gap[-1] < 1e-3 and gap[0] > 0.05
 
 # %% [markdown] tags=["derivation", "T15"]
-# **A manifold, $r < d$: the density is no longer singled out.** Put the same data on a line in the plane, $x = (G(z),
-# 0)$. The decoder reconstructs the second entry exactly, which adds $-\frac12 \log 2 \pi \gamma$ to every bound:
+# **A manifold, $r < d$: the density is no longer singled out.** Put the same data on a line in the plane,
+# $x = (G(z), 0)$. The decoder reconstructs the second entry exactly, which adds $-\frac12 \log 2 \pi \gamma$ to every
+# bound:
 #
 # $$\text{ELBO} \to \log p(x_1) - \tfrac12 \log 2 \pi \gamma \;\longrightarrow\; +\infty .$$
 #
-# Now take a *wrong* decoder, $x = (a z + m, 0)$: a Gaussian on the same line. Its ELBO goes to $\log \mathcal{N}(x_1;
-# m, a^2) - \frac12 \log 2 \pi \gamma$, and so to $+ \infty$ too. In general,
+# Now take a *wrong* decoder, $x = (a z + m, 0)$: a Gaussian on the same line. Its ELBO goes to
+# $\log \mathcal{N}(x_1; m, a^2) - \frac12 \log 2 \pi \gamma$, and so to $+ \infty$ too. In general,
 #
 # $$\text{ELBO} = \tfrac{d - r}{2} \log \tfrac1\gamma + O(1), \tag{6}$$
 #
 # and the distribution on the manifold is all in the $O(1)$. At the optimum, $\gamma = 0$, right and wrong are equally
-# infinite: the theorem can exclude neither. At a small $\gamma$ their difference is finite, and here it is just
-# $\mathrm{KL}[p \| \mathcal{N}]$; but a gain of $\frac{d - r}{2} \log \frac1\gamma$ for finding the manifold stands
-# beside it. (It is also why a good NLL says little about samples when data lie on manifolds: `02-likelihood.ipynb`.)
+# infinite, and no theorem about optima can tell them apart. At a small $\gamma$ their difference is finite, and here
+# it is just $\mathrm{KL}[p \| \mathcal{N}]$; but a gain of $\frac{d - r}{2} \log \frac1\gamma$ for finding the
+# manifold stands beside it. (It is also why a good NLL says little about samples when data lie on manifolds:
+# `02-likelihood.ipynb`.)
 
 # %%
 m, a = float(np.mean(xs)), float(np.std(xs))
@@ -333,10 +344,8 @@ right_bound, wrong_bound = np.array(right_bound), np.array(wrong_bound)
 wrong_log_p = -0.5 * ((xs - m) / a) ** 2 - math.log(a) - 0.5 * math.log(2 * math.pi)
 kl = float(np.mean(log_p - wrong_log_p))
 growth = (right_bound[-1] - right_bound[-3]) / math.log(gammas[-3] / gammas[-1])
-print(
-    f"growth per unit of log 1/gamma: {growth:.3f} (theory 0.5); right - wrong: {right_bound[-1] - wrong_bound[-1]:.3f}"
-)
-print(f"KL[p || Gaussian] = {kl:.3f} nats")
+print(f"growth per unit of log 1/gamma: {growth:.3f} (theory: 0.5)")
+print(f"right - wrong: {right_bound[-1] - wrong_bound[-1]:.3f} nats, KL[p || Gaussian] = {kl:.3f} nats")
 assert abs(growth - 0.5) < 0.01 and abs(right_bound[-1] - wrong_bound[-1] - kl) < 0.01
 assert wrong_bound[-1] > right_bound[0] + 2  # the wrong density with a finer gamma beats the right one with a coarser
 
@@ -347,10 +356,10 @@ some = torch.randint(2, (2000,))
 x1 = torch.where(some == 0, -1.5 + 0.5 * torch.randn(2000), 1.2 + 0.8 * torch.randn(2000))[:, None]
 pv.fit(one, x1, steps=steps(1200), lr=5e-3, progress=False)
 new = pv.sample(one, 20_000, noise=True).flatten()
-print(f"trained: bound {bound(one, x1):.3f}, entropy of the truth {np.mean(log_p):.3f} nats; sqrt(gamma) "
-      f"{one.model.scale().item():.3f}")  # fmt: skip
+reached, sd = bound(one, x1), one.model.scale().item()
+print(f"trained: bound {reached:.3f} nats, E log p of the truth {np.mean(log_p):.3f} nats; sqrt(gamma) {sd:.3f}")
 if not SMOKE:
-    assert abs(bound(one, x1) - np.mean(log_p)) < 0.25
+    assert abs(reached - np.mean(log_p)) < 0.25
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.7), layout="constrained")
 axes[0].loglog(gammas, np.clip(gap, 1e-6, None), color=RED, marker="o", markersize=4)
@@ -368,6 +377,11 @@ axes[2].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
+# The theorem is about the optimum, in the middle is what a short training found: its $\gamma$ is far from 0, so that
+# its samples are the truth seen through a blur, and a tenth of a nat is missing. The way from one mode to the other
+# is the hard part: $G$ must be very steep there.
+
+# %% [markdown]
 # ## 4. The aggregated posterior, and what the KL term asks of it
 #
 # *Question: the ELBO pulls each code to the prior. What does that do to all of them together?*
@@ -375,8 +389,9 @@ plt.show()
 # %% [markdown] tags=["derivation", "T17"]
 # Add and subtract $\log q(z)$ in the mean KL term:
 #
-# $$\mathrm{E}_x \mathrm{KL}[q(z \mid x) \| p(z)] = \underbrace{\mathrm{E} \log \frac{q(z \mid x)}{q(z)}}_{I(x; z), \text{ what the
-# code says}} + \underbrace{\mathrm{KL}[q(z) \| p(z)]}_{\text{criterion B}}. \tag{7}$$
+# $$\mathrm{E}_x \mathrm{KL}[q(z \mid x) \| p(z)] =
+# \underbrace{\mathrm{E} \log \frac{q(z \mid x)}{q(z)}}_{I(x; z), \text{ what the code says}} +
+# \underbrace{\mathrm{KL}[q(z) \| p(z)]}_{\text{criterion B}}. \tag{7}$$
 #
 # Only the second part concerns generation; the first is the price of criterion A. The ELBO charges for both at the
 # same rate. Two remarks follow.
@@ -386,8 +401,8 @@ plt.show()
 #   prior* (section 7).
 #
 # With a linear Gaussian encoder, $q(z \mid x) = \mathcal{N}(A x, \mathrm{diag}\, s^2)$ of $x \sim \mathcal{N}(0, C)$,
-# all three are closed: $q(z) = \mathcal{N}(0, T)$ with $T = A C A' + \mathrm{diag}\, s^2$, and $I = \frac12 \log |T|
-# - \frac12 \sum_j \log s_j^2$.
+# all three are closed: $q(z) = \mathcal{N}(0, T)$ with $T = A C A' + \mathrm{diag}\, s^2$, and
+# $I = \frac12 \log |T| - \frac12 \sum_j \log s_j^2$.
 
 # %%
 g = torch.Generator().manual_seed(4)
@@ -403,7 +418,7 @@ print(f"KL {mean_kl:.3f} = information {information:.3f} + KL of q(z) {marginal:
 assert torch.allclose(mean_kl, information + marginal)
 
 # %% [markdown]
-# ## 5. Five generators of digits
+# ## 5. Six generators of digits
 #
 # *Question: which of them meets A, which B, and what does the number of codes do?*
 #
@@ -426,7 +441,8 @@ assert torch.allclose(mean_kl, information + marginal)
 # codes of covariance $P$ with eigenvalues $\lambda_j$, of which $k - r$ are zero, the distance to the prior is, if
 # all is Gaussian,
 #
-# $$W_2^2\big(\mathcal{N}(0, P), \mathcal{N}(0, I_k)\big) = \sum_{j=1}^k \big(\sqrt{\lambda_j} - 1\big)^2 \;\ge\; k - r. \tag{8}$$
+# $$W_2^2\big(\mathcal{N}(0, P), \mathcal{N}(0, I_k)\big) = \sum_{j=1}^k \big(\sqrt{\lambda_j} - 1\big)^2 \;\ge\; k - r.
+# \tag{8}$$
 #
 # Both are a matter of degree on real data, whose $r$ is not sharp. A weight $\lambda$ has to be tuned between them.
 
@@ -441,11 +457,7 @@ total = wae(batch).total
 with torch.no_grad():
     z = wae.guide.encoder(batch)
     error = 0.5 * (batch - wae.model.decoder(z)).square().sum(1).mean() + 32 * math.log(2 * math.pi)
-    penalties = []
-    for _ in range(200):
-        penalties.append(pv.mmd(z, torch.randn(50, 3)).item())
-    assert min(penalties) <= ((total - error) / 5).item() <= max(penalties)
-    torch.manual_seed(7)
+    torch.manual_seed(7)  # the same draws of the prior
     drawn = Normal(torch.zeros(50, 3), 1.0).rsample()
     assert torch.allclose(total, error + 5 * pv.mmd(z, drawn), rtol=1e-5)
 
@@ -476,10 +488,10 @@ for k in (2, 8, 32):
         torch.manual_seed(0)
         pair = make(k)
         if name == "two-stage VAE":  # its first stage is a VAE with learned gamma
-            pv.fit_stages(pair, train, steps=[steps(800), steps(800)], lr=2e-3, progress=False)
+            pv.fit_stages(pair, train, steps=[steps(700), steps(700)], lr=2e-3, progress=False)
             trained["VAE, learned $\\gamma$", k] = first_stage(pair)
         else:
-            pv.fit(pair, train, steps=steps(800), lr=2e-3, progress=False)
+            pv.fit(pair, train, steps=steps(700), lr=2e-3, progress=False)
         trained[name, k] = pair
 
 # %%
@@ -545,10 +557,14 @@ if not SMOKE:
 #   and codes from the prior decode to nothing in particular.
 # * With **two** codes nobody meets A. With many the **WAE** cannot meet B: its codes' spectrum falls far below 1, as
 #   (8) says, and its samples get worse again. That is its trade-off, and the reason to tune $k$.
-# * The **VAE** fills the codes that it does not need with noise, so that its spectrum stays near 1.
-# * One training each on 1,200 small images: the order is worth something, the numbers are not. With five seeds and
-#   MNIST the experiment `two-stage` ([results](../docs/generation.md)) found the same order, the second stage best at
-#   every $k$ from 8 on.
+# * The **VAE** fills the codes that it does not need with noise, so that its spectrum stays near 1. Its
+#   reconstructions (those of the two-stage VAE are the same, hence one line) are worse after so few steps.
+# * The **two-stage VAE** improves on its first stage at every $k$, and hardly minds how many codes it has. At $k = 8$
+#   the WAE is better still: at the right $k$ it is a fine generator, and a two-stage VAE is one that need not know
+#   it.
+# * One training each on 1,200 small images: the pattern is worth something, the numbers are not. With five seeds and
+#   MNIST the experiment `two-stage` ([results](../docs/generation.md)) found the same pattern, with the two-stage VAE
+#   ahead at every $k$ from 8 on.
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 2.** The table has a VAE with $\gamma$ fixed at 1. Notebook 5 says what becomes of codes whose variance
@@ -560,9 +576,8 @@ if not SMOKE:
 # digit: A fails. Criterion B alone is cheap, and a look at one criterion misleads.
 fixed, plain = measured["VAE, fixed $\\gamma$", 8], measured["autoencoder", 8]
 used = int(pv.aggregated(trained["VAE, fixed $\\gamma$", 8], train, draws=500).used.sum())
-print(
-    f"used codes: {used} of 8; B {fixed['B']:.4f} against {plain['B']:.2f}; A {fixed['A']:.1f} against {plain['A']:.1f}"
-)
+print(f"used codes: {used} of 8; autoencoder: B {plain['B']:.2f}, A {plain['A']:.1f}")
+print(f"VAE with gamma fixed: B {fixed['B']:.4f}, A {fixed['A']:.1f}")
 if not SMOKE:
     assert used < 8 and fixed["B"] < plain["B"] and fixed["A"] > plain["A"]
 
@@ -572,19 +587,21 @@ if not SMOKE:
 # *Question: the VAE's $q(z)$ is near the prior, not on it. How do we close the gap without spoiling A?*
 
 # %% [markdown] tags=["derivation", "T18"]
-# The argument of Dai & Wipf (2019) has three steps.
+# The argument of Dai & Wipf (2019), in three steps.
 #
-# 1. *Stage 1*: a VAE with learned $\gamma$ and enough codes, $k \ge r$. It finds the manifold and reconstructs (A);
-#    section 3 says that it need not find the density on it.
-# 2. *Its codes have no manifold.* By the law of total variance
+# *Stage 1* is a VAE with learned $\gamma$ and enough codes, $k \ge r$. It finds the manifold and reconstructs (A);
+# section 3 says that it need not find the density on it.
 #
-# $$\mathrm{Cov}\, q(z) = \underbrace{\mathrm{Cov}_x\, \mu_z(x)}_{\succeq 0} + \mathrm{E}_x\, \mathrm{diag}\, s^2(x), \tag{9}$$
+# *Its codes have no manifold.* By the law of total variance
+#
+# $$\mathrm{Cov}\, q(z) = \underbrace{\mathrm{Cov}_x\, \mu_z(x)}_{\succeq 0} +
+# \mathrm{E}_x\, \mathrm{diag}\, s^2(x), \tag{9}$$
 #
 # so that the smallest eigenvalue is at least $\min_j \mathrm{E}\, s_j^2 > 0$: the codes that are not needed are full
 # of noise. A deterministic encoder has no second term, and its codes lie on a thin set.
 #
-# 3. *Stage 2*: a small VAE whose data are draws $z \sim q(z)$. They have $r = d = k$: the case of section 3 in which
-#    density recovery is exact. Its $p(z)$ replaces the prior, and B holds by construction.
+# *Stage 2* is a small VAE whose data are draws $z \sim q(z)$. They have $r = d = k$: the case of section 3 in which
+# density recovery is exact. Its $p(z)$ replaces the prior, and B holds by construction.
 #
 # Why not train both at once? The joint ELBO would bend the codes of stage 1 towards what stage 2 finds easy, and the
 # KL term would again charge for both parts of (7). In `pv.two_stage_vae` no gradient of the second loss reaches the
@@ -630,7 +647,7 @@ for ax, (name, cloud), color in zip(axes, clouds.items(), (TEAL, GREY, RED), str
     ax.scatter(*cloud[:, order].T, s=4, color=color, alpha=0.5, linewidths=0)
     ax.set(title=f"{name}\nMMD² to q(z): {to_data[name]:.3f}", xlabel="code 1", xlim=(-4, 4), ylim=(-4, 4))
 axes[0].set_ylabel("code 2")
-figure.suptitle("The second stage learns where codes of data lie (k = 8)", fontsize=12)
+figure.suptitle("The second stage is closer to the codes of data, though not all the way (k = 8)", fontsize=12)
 plt.show()
 if not SMOKE:
     assert to_data["stage 2 draws p(z)"] < to_data["stage 1 draws N(0, I)"]
@@ -656,54 +673,59 @@ priors = {
 priors["VampPrior, 20 inputs"].model.prior.place(binary[:20])
 split = {}
 for name, pair in priors.items():
-    pv.fit(pair, binary, steps=steps(1000), lr=3e-3, progress=False)
+    pv.fit(pair, binary, steps=steps(800), lr=3e-3, progress=False)
     split[name] = part = pv.decompose(pair, binary)
-    print(
-        f"{name:21s} ELBO {part.bound:7.2f} = {part.reconstruction:7.2f} - ({part.information:.2f} + {part.marginal:.2f})"
-    )
+    parts = f"{part.reconstruction:7.2f} - ({part.information:.2f} + {part.marginal:.2f})"
+    print(f"{name:21s} ELBO {part.bound:7.2f} = {parts}")
     assert abs(part.bound - (part.reconstruction - part.information - part.marginal)) < 1e-6
 
 # %%
-side = torch.linspace(-4.5, 4.5, 121)
-mesh = torch.cartesian_prod(side, side)
-figure, axes = plt.subplots(1, 3, figsize=(11.5, 4.0), layout="constrained", sharex=True, sharey=True)
+side = torch.linspace(-4.0, 4.0, 121)
+figure, axes = plt.subplots(1, 3, figsize=(11.5, 4.0), layout="constrained")
 for ax, (name, pair) in zip(axes, priors.items(), strict=True):
     codes = pv.aggregated(pair, binary, draws=3000).draws
     ax.scatter(*codes.T, s=3, color=TEAL, alpha=0.5, linewidths=0)
+    across, up = (codes.mean(0) + codes.std(0) * side[:, None]).T
     with torch.no_grad():
-        density = pair.model.prior().log_prob(mesh).exp().reshape(121, 121)
+        density = pair.model.prior().log_prob(torch.cartesian_prod(across, up)).exp().reshape(121, 121)
     levels = np.array([0.05, 0.25, 0.6]) * float(density.max())
-    ax.contour(side, side, density.T, levels=levels, colors=RED, linewidths=1.2)
-    ax.set(title=f"{name}\nKL[q(z) || p(z)] = {split[name].marginal:.2f} nats", xlabel="code 1")
-axes[0].set(ylabel="code 2", xlim=(-4.5, 4.5), ylim=(-4.5, 4.5))
-figure.suptitle(
-    "Codes of digits (green) and the prior (red): a prior that learns goes where the codes are", fontsize=12
-)
+    ax.contour(across, up, density.T, levels=levels, colors=RED, linewidths=1.2)
+    limits = {"xlim": (across[0], across[-1]), "ylim": (up[0], up[-1])}
+    ax.set(title=f"{name}\nKL[q(z) || p(z)] = {split[name].marginal:.3f} nats", xlabel="code 1", **limits)
+axes[0].set_ylabel("code 2")
+figure.suptitle("Codes of digits (green) and the prior (red), which goes where the codes are", fontsize=12)
 plt.show()
 if not SMOKE:
     assert min(split[name].marginal for name in list(split)[1:]) < split["N(0, I)"].marginal
 
 # %% [markdown]
+# Look at the axes: the learned priors have wandered, and the codes with them. Nothing holds either in place, for only
+# their difference counts. The VampPrior sits on its codes, criterion B is met. But look at the ELBOs too: there was
+# next to nothing to save with two codes, the KL of $q(z)$ from $\mathcal{N}(0, I)$ was a few hundredths of a nat, and
+# both learned priors, which have more to learn in the same steps, end a little lower. A prior that learns pays where
+# there are more codes and more steps; on this page it is a picture, not a gain.
+#
 # ## 8. The weight $\beta$: how much a code may say
 #
 # *Question: what does one number in front of the KL term do?*
 
 # %% [markdown] tags=["derivation", "T25"]
-# The loss $\mathrm{E}[-\log p(x \mid z)] + \beta\, \mathrm{KL}$ weighs two quantities: the *distortion* $D =
-# \mathrm{E}[-\log p(x \mid z)]$ and the *rate* $R = \mathrm{E}_x \mathrm{KL}$, the nats that the code may spend.
-# Where the best reachable $D$ is a smooth function of $R$, minimising $D + \beta R$ finds the point with $dD / dR = -
-# \beta$: **$\beta$ is the exchange rate.** Three facts make it concrete.
+# The loss $\mathrm{E}[-\log p(x \mid z)] + \beta\, \mathrm{KL}$ weighs two quantities: the *distortion*
+# $D = \mathrm{E}[-\log p(x \mid z)]$ and the *rate* $R = \mathrm{E}_x \mathrm{KL}$, the nats that the code may spend.
+# Where the best reachable $D$ is a smooth function of $R$, minimising $D + \beta R$ finds the point with
+# $dD / dR = - \beta$: **$\beta$ is the exchange rate.** Three facts make it concrete.
 #
 # *It is the noise level in disguise.* With $p(x \mid z) = \mathcal{N}(\mu_x(z), \gamma I)$, $\gamma$ fixed,
 #
-# $$\frac{1}{2 \gamma} \mathrm{E} \|x - \mu_x\|^2 + \beta\, \mathrm{KL} = \beta \Big[ \frac{1}{2 \beta \gamma} \mathrm{E}
-# \|x - \mu_x\|^2 + \mathrm{KL} \Big] : \tag{10}$$
+# $$\frac{1}{2 \gamma} \mathrm{E} \|x - \mu_x\|^2 + \beta\, \mathrm{KL} =
+# \beta \Big[ \frac{1}{2 \beta \gamma} \mathrm{E} \|x - \mu_x\|^2 + \mathrm{KL} \Big] : \tag{10}$$
 #
 # $\beta$ times the loss of the *plain* VAE whose variance is $\beta \gamma$, up to a constant. The gradients are the
 # same.
 #
-# *It sets the capacity.* In the linear case a direction of the data with variance $\ell$ is used if and only if $\ell
-# > \gamma$ (notebook 5); by (10) if and only if $\ell > \beta \gamma$. Large $\beta$ switches codes off one by one.
+# *It sets the capacity.* In the linear case a direction of the data with variance $\ell$ is used if and only if
+# $\ell > \gamma$ (notebook 5); by (10) if and only if $\ell > \beta \gamma$. Large $\beta$ switches codes off one by
+# one.
 #
 # *Averages hide it.* If a program averages the error over the entries of an image but sums the KL term and weighs it
 # by $\alpha$, its $\beta$ is $\alpha$ times the number of entries: $\alpha = 0.0003$ on $3 \times 64 \times 64$
@@ -734,7 +756,7 @@ assert torch.allclose(loss.total, -loss.bound + (4 - 1) * kl_term, rtol=1e-5)
 assert abs(0.0003 * 3 * 64 * 64 - 3.69) < 0.01
 
 # %%
-betas = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+betas = (0.1, 0.3, 1.0, 1.7, 3.0, 10.0)
 family = []
 for beta in betas:
     torch.manual_seed(0)
@@ -745,9 +767,8 @@ used = [int(pv.aggregated(pair, binary, draws=500).used.sum()) for pair in famil
 rate, distortion = [one.kl for one in curve], [-one.reconstruction for one in curve]
 elbos = [one.bound for one in curve]
 if not SMOKE:
-    assert all(a > b for a, b in zip(rate, rate[1:], strict=False))
-    assert all(a < b for a, b in zip(distortion, distortion[1:], strict=False))
-    assert abs(betas[int(np.argmax(elbos))] - 1.0) < 2.5 and used[-1] < used[0]
+    assert rate == sorted(rate, reverse=True) and distortion == sorted(distortion)
+    assert betas[int(np.argmax(elbos))] in (0.3, 1.0, 1.7) and used[-1] < used[0]
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.0), layout="constrained")
 axes[0].plot(rate, distortion, color=RED, marker="o")
@@ -766,7 +787,7 @@ axes[1].semilogx(
 for beta, e, count in zip(betas, elbos, used, strict=True):
     axes[1].annotate(f"{count}", (beta, e), xytext=(0, 7), textcoords="offset points", ha="center")
 axes[1].set(title="Two numbers to report (above: used codes of 8)", xlabel="$\\beta$", ylabel="nats per digit")
-axes[1].legend(frameon=False, loc="lower left")
+axes[1].legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown] tags=["exercise"]
