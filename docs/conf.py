@@ -39,6 +39,8 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "pyro-vaes"
+# Otherwise the theme complains on everybody's first visit.
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_show_sourcelink = False
@@ -52,4 +54,4 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": False,
 }
-html_sidebars = {"index": [], "explore": []}
+html_sidebars = {"index": [], "explore": [], "quickstart": []}

@@ -24,6 +24,14 @@ def write(app: Any = None) -> None:
         write_atomically(DOCS / name, text.encode())
 
 
+def nearer(app: Any, page: str, source: list[str]) -> None:
+    """Links of pages to notebooks/, which in the built pages lie beside them."""
+    if page.split("/")[0] not in FOLDERS:
+        up = "../" * page.count("/")
+        source[0] = source[0].replace(f"](../{up}notebooks/", f"]({up}notebooks/")
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", write)
+    app.connect("source-read", nearer)
     return {"parallel_read_safe": True}
