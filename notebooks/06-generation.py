@@ -275,9 +275,12 @@ assert wasserstein_distance(decode(codes), decode(prior)) <= 1.9 * term_b
 # \mathrm{E}_q \log p(x \mid z) &\to -\tfrac12 \log 2 \pi \gamma - \tfrac{1}{2 \gamma} G'^2 s^2 = -\tfrac12 \log 2 \pi
 # \gamma - \tfrac12, \\
 # \mathrm{KL}[q \| p(z)] &= \tfrac12 (\bar z^2 + s^2 - \log s^2 - 1) \to \tfrac12 \bar z^2 - \tfrac12 \log \gamma + \log
-# G' - \tfrac12, \\
-# \text{ELBO} &\to \log \phi(\bar z) - \log G'(\bar z) = \log p(x).
-# \end{aligned} \tag{5}$$
+# G' - \tfrac12,
+# \end{aligned}$$
+#
+# and their difference is
+#
+# $$\text{ELBO} \to \log \phi(\bar z) - \log G'(\bar z) = \log p(x). \tag{5}$$
 #
 # All $\gamma$ have cancelled, and what remains is the change of variables: **a VAE whose $\gamma$ goes to zero is a
 # flow.** Its Gaussian posterior becomes exact, because every smooth function is straight in a small neighbourhood. In
