@@ -11,6 +11,8 @@ class InputError(ValueError):
     Every check of user input raises this and nothing else, before any work starts; the command line turns it
     into one line on stderr and exit code 2.
 
+    Source: ours.
+
     >>> raise InputError("latent_dim is 0: it must be at least 1")
     Traceback (most recent call last):
         ...

@@ -35,6 +35,8 @@ class Pair(nn.Module):
     Raises:
         InputError: if a site is missing on either side, differs in shape, or the observation ``x`` is not there.
 
+    Source: ours; the pair of generative and recognition model is of Kingma & Welling (2014).
+
     >>> from pyro_vaes.variants import l2_vae
     >>> pair = l2_vae(data_dim=4, latent_dim=2, hidden=(5,))
     >>> from pyro_vaes.variants import t_vae

@@ -1,6 +1,7 @@
 """The floor plan holds: who imports whom, what stands alone, what every claim rests on."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pyro_vaes as pv
+from pyro_vaes.card import card
 
 PACKAGE = Path(pv.__file__).parent
 ROOT = PACKAGE.parent
@@ -91,10 +93,27 @@ def test_the_command_line_starts_without_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_every_public_name_exists_and_has_a_docstring():
-    for name in pv.__all__:
-        thing = getattr(pv, name)
-        assert isinstance(thing, dict) or thing.__doc__, name
+# (N, d), (B, c), (S, ...), or words.
+SHAPE = re.compile(r"\((?:\.\.\., ?)?[A-Zdknmb0-9*](?: x [A-Z0-9]|, ?[^()]*)?,?\)|\(\.\.\.\)|shape|scalar")
+
+
+def takes_arrays(thing) -> bool:
+    """Whether a tensor goes in, or lies inside of what is handed back; a module's buffers are its own business."""
+    if isinstance(thing, type) and not (dataclasses.is_dataclass(thing) or issubclass(thing, tuple)):
+        return False
+    notes = getattr(thing, "__annotations__", {})
+    return any("Tensor" in str(note) for key, note in notes.items() if key != "return")
+
+
+@pytest.mark.parametrize("name", [name for name in pv.__all__ if name != "VARIANTS"])
+def test_every_public_docstring_has_shapes_a_source_and_an_example(name):
+    text = pv.__dict__.get(name, getattr(pv, name)).__doc__ or ""
+    assert "Source:" in text or (name in pv.VARIANTS and card(pv.VARIANTS[name])["source"])
+    assert ">>>" in text
+    assert SHAPE.search(text.split(">>>")[0]) or not takes_arrays(getattr(pv, name))
+
+
+def test_no_other_name_is_public():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         pv.nothing  # noqa: B018
 

@@ -64,7 +64,7 @@ def entry(name: str) -> str:
 
 
 def topic_page(title: str, what: str, modules: list[str]) -> str:
-    entries = "\n".join(f"## {name}\n\n{entry(name)}" for name in names(modules))
+    entries = "\n".join(entry(name) for name in names(modules))
     return f"# {title}\n\n{what}\n\n{entries}"
 
 

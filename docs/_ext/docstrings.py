@@ -6,7 +6,8 @@ from typing import Any
 from pyro_vaes.card import card
 from pyro_vaes.variants import VARIANTS
 
-CODE = re.compile(r"(``.+?``|:\w+:`.+?`)")
+# What stays as it is: literals, roles, emphasis.
+MARKUP = re.compile(r"(``.+?``|:\w+:`.+?`|(?<!\S)\*{1,2}\w[^*]*\*{1,2}(?!\w))")
 
 
 def escaped(lines: list[str]) -> list[str]:
@@ -21,7 +22,7 @@ def escaped(lines: list[str]) -> list[str]:
         if directive is not None or line.lstrip().startswith((">>>", "...")):
             done.append(line)
         else:
-            done.append("".join(p if CODE.fullmatch(p) else bars(p) for p in CODE.split(line)))
+            done.append("".join(p if MARKUP.fullmatch(p) else bars(p) for p in MARKUP.split(line)))
     return done
 
 
@@ -31,8 +32,8 @@ def bars(text: str) -> str:
 
 
 def card_lines(name: str) -> list[str]:
-    """The card of a variant as a field list."""
-    return [line for key, value in card(VARIANTS[name]).items() for line in escaped([f":{key}: {value}"])]
+    """The card of a variant as a list."""
+    return [f"* **{key}:** {escaped([value])[0]}" for key, value in card(VARIANTS[name]).items()]
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -54,6 +54,8 @@ class Budget:
         samples, warmup: of each of four chains.
         hidden: share of entries that is hidden, to see how well they are imputed.
 
+    Source: ours.
+
     >>> Budget(rows=0)
     Traceback (most recent call last):
         ...
@@ -84,6 +86,16 @@ class Checked:
     Attributes:
         pair: its name. data: how many data were looked at. findings: one for every test, those that could not run
             included. seconds: per test, by name.
+
+    Source: ours; the tests in it name theirs.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.check(pair, x, budget=pv.Budget(rows=6, nuts=0, draws=50, simulations=50))
+    >>> found.data, {finding.verdict for finding in found.findings} <= {"good", "caution", "bad", "not tested"}
+    (6, True)
     """
 
     pair: str

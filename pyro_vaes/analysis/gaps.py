@@ -34,6 +34,16 @@ class Gaps:
         same: whether the guide is of that family. If not, q* is no best guide: the two gaps still add up to KL(q || p),
             and the amortisation gap is negative where the guide's own family is the richer one.
         normalised: whether log Z is a log-likelihood.
+
+    Source: Cremer, Li & Duvenaud (2018), Eq. 4.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.gaps(pair, x[:2])
+    >>> found.approximation.shape, found.normalised
+    (torch.Size([2]), True)
     """
 
     log_z: Tensor

@@ -30,6 +30,15 @@ class LOO:
         elpd: (N,), log p(x_i), or (N, d), log p(x_ij | x_i without entry j).
         khat: of the weights behind each, of the same shape; above 0.7 the value is not to be trusted.
         draws: of the guide, per datum.
+
+    Source: Vehtari, Gelman & Gabry (2017); the weights by Vehtari et al. (2024).
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> pv.loo(pair, x).elpd.shape
+    torch.Size([6])
     """
 
     left_out: str

@@ -29,6 +29,16 @@ class Chains:
         names: k names of the entries, ``z[0]`` ...
         rhat, ess: (N, k), rank-normalised split R-hat and bulk ESS, by ArviZ.
         mean, sd: (N, k), over all chains. divergences: of all groups and chains together. steps: leapfrog steps a draw.
+
+    Source: Hoffman & Gelman (2014) for the sampler, Vehtari et al. (2021) for R-hat and ESS.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.nuts(pair, x[:1], chains=2, samples=20, warmup=20, progress=False)
+    >>> found.states.shape, found.names
+    (torch.Size([2, 20, 1, 2]), ['z[0]', 'z[1]'])
     """
 
     states: Tensor

@@ -83,6 +83,8 @@ def judge_outliers(found: OutlierPosterior, mask: Tensor, clean: Tensor | None =
     Raises:
         InputError: if shapes differ, or mask has one value only.
 
+    Source: Brier (1950) for the score and its skill; Naeini et al. (2015) for the calibration error.
+
     >>> from pyro_vaes.variants import t_vae
     >>> import torch
     >>> x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
@@ -145,6 +147,8 @@ def planted_outliers(
 
     Raises:
         InputError: see there; also if the corruption dirties nothing, or leaves the range of the pair.
+
+    Source: ours.
 
     >>> from pyro_vaes.variants import t_vae
     >>> import torch

@@ -124,6 +124,8 @@ def outlier_posterior(
         InputError: for bad data, data that are 0 or 1, a guide that puts a point mass on the code, or arguments out of
             range.
 
+    Source: ours.
+
     >>> from pyro_vaes.variants import t_vae
     >>> found = outlier_posterior(t_vae(4, 2, (5,)), torch.rand(3, 4), draws=50)
     >>> found.weighted.outlier.shape, bool((found.weighted.low <= found.weighted.high).all())

@@ -32,6 +32,16 @@ class Smoothed:
         raw: (S, N), float64, log p(x, z) - log q(z | x), in nats; up to a constant per datum for models without a
             normalised density.
         values: site -> (S, N, ...), the draws of all latent sites; None unless asked for.
+
+    Source: Vehtari et al. (2024), "Pareto smoothed importance sampling".
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.psis(pair, x, draws=100)
+    >>> found.khat.shape, found.log_weights.shape
+    (torch.Size([6]), torch.Size([100, 6]))
     """
 
     khat: Tensor
@@ -86,6 +96,16 @@ class Reweighted:
             which means nothing where ``khat`` is above 0.7.
         plain: (N, ...), E[f] under the guide: what one would say without weights.
         khat: (N,).
+
+    Source: Vehtari et al. (2024), "Pareto smoothed importance sampling".
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.reweighted(pair, x, lambda drawn: drawn.values["z"], draws=100)
+    >>> found.mean.shape, found.plain.shape
+    (torch.Size([6, 2]), torch.Size([6, 2]))
     """
 
     mean: Tensor

@@ -78,6 +78,8 @@ def to_datatree(
         InputError: for bad data or arguments, or a pair without a code.
         ArithmeticError: if a weight is not a number.
 
+    Source: ours; the groups are those of ArviZ (Kumar et al., 2019).
+
     >>> import torch
     >>> from pyro_vaes.variants import vae
     >>> tree = to_datatree(vae(4, 2, (5,)), torch.ones(3, 4), draws=30, replicates=5, shape=(2, 2))
@@ -123,6 +125,8 @@ def to_arviz(posterior: "DataTree | str | Path") -> Any:
 
     Raises:
         InputError: if there is no such file, or it is another kind of file.
+
+    Source: Kumar et al. (2019), ArviZ.
 
     >>> import torch
     >>> from pyro_vaes.variants import vae

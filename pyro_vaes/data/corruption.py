@@ -173,6 +173,9 @@ def corrupt(x: Tensor, spec: str, *, shape: tuple[int, ...], seed: int = 0) -> C
         InputError: an unknown corruption, a number that is none or out of its range, data that are not
             images where the corruption needs them, or a mask that is missing or does not fit.
 
+    Source: Wang et al. (2018), V for impulse, circles and rectangles, the course report (S4) for salt and pepper; the
+    others are ours.
+
     >>> x = torch.ones(5, 64)
     >>> dirty = corrupt(x, "circles:0.4", shape=(8, 8), seed=1)
     >>> dirty.mask.any(dim=1).sum().item()

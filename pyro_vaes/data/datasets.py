@@ -26,6 +26,8 @@ class Dataset:
         y: (N,) int64 labels, or None.
         note: what was done to the values since they were loaded, in words; see `pyro_vaes.data.binarised`.
 
+    Source: ours.
+
     >>> Dataset("mine", torch.zeros(5, 6), (2, 3))
     Dataset('mine', 5 x 6, shape (2, 3), no labels)
     """

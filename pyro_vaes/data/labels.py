@@ -16,6 +16,8 @@ def few_labels(y: Tensor, count: int, seed: int = 0) -> Tensor:
     Raises:
         InputError: if there are not as many labels, or not as many in a class.
 
+    Source: Kingma et al. (2014), 4.1: labels in equal numbers per class.
+
     >>> few_labels(torch.tensor([0, 1, 0, 1, 1, 0]), 2).sort().values
     tensor([-1, -1, -1, -1,  0,  1])
     """

@@ -29,6 +29,8 @@ class Corrupted:
         x: (N, d), of the type and range of the clean data.
         mask: (N, d), bool: True where the corruption acted, even where it happened to leave the value.
 
+    Source: ours.
+
     >>> Corrupted(torch.zeros(1, 2), torch.tensor([[True, False]])).mask.sum().item()
     1
     """

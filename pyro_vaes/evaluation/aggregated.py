@@ -34,6 +34,16 @@ class Aggregated:
             datum, near 1, the prior's, it knows nothing of it.
         activity: (k,), the variance over the data of the mean, with the noise of its estimate taken off.
         used: (k,), bool, True where the activity is above 0.01: the active units.
+
+    Source: Hoffman & Johnson (2016), "ELBO surgery"; Wang et al. (2018), V-C, Fig. 8-10.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.aggregated(pair, x)
+    >>> found.mean.shape, found.used.shape
+    (torch.Size([6, 2]), torch.Size([2]))
     """
 
     site: str

@@ -23,6 +23,15 @@ class BlockEffects:
         share: (T,), change / everything: the total effect (Sobol index) of each block. Together they are 1 where no
             two blocks interact, else more.
         coarse: (T,), the share of the change that is left in 4 x 4 mean patches of the image; None without a shape.
+
+    Source: Sobol (2001) for the share; the images are those of Shang et al. (2017), Fig. 5.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair = pv.crvae(64, 64, (8,), blocks=2, units=4, sd=0.1, shape=(8, 8))
+    >>> pv.block_effects(pair, 8).share.shape
+    torch.Size([2])
     """
 
     sites: tuple[str, ...]

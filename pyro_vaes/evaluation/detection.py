@@ -25,6 +25,16 @@ class Detected:
         explained: share of the scores' variance that the split explains. The split always finds two groups; in scores
             that are one normal hump it explains 2 / pi = 0.64, so only a larger share speaks for two.
         neighbourhood: the width b over which residuals were averaged before they were squared.
+
+    Source: Xia et al. (2015) for the split (DRAE); Wang et al. (2018), V-A, who use it.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.detect(pair, x)
+    >>> found.outlier.shape, found.outlier.equal(found.score > found.threshold)
+    (torch.Size([6]), True)
     """
 
     score: Tensor

@@ -164,6 +164,8 @@ class Judge:
 
     The features are of a small classifier trained on these data, so this is no FID: other features, other numbers.
 
+    Source: Heusel et al. (2017) for the distance; the features are ours.
+
     >>> x = torch.rand(100, 4, generator=torch.Generator().manual_seed(0))
     >>> judge = Judge(x[:60], (x[:60, 0] > 0.5).long(), x[60:], (2, 2), hidden=[5])
     >>> judge(x[60:])["frechet distance"] < judge(x[60:] / 2)["frechet distance"]

@@ -13,11 +13,21 @@ class Players(NamedTuple):
     """The two losses of a game, and how it stands.
 
     Attributes:
-        generator: what the side that made the fakes minimises; constant in the discriminator's parameters.
-        discriminator: what the discriminator minimises; constant in everything that made the data and the fakes.
+        generator: a scalar, what the side that made the fakes minimises; constant in the discriminator's parameters.
+        discriminator: a scalar, what the discriminator minimises; constant in everything that made the data and the
+            fakes.
         accuracy: the share of real data and fakes, half each, that the discriminator tells right. It is no part of a
             loss.
         more: what the discriminator says of the real data beside the logits, if anything.
+
+    Source: Goodfellow et al. (2014), Eq. 1.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> game = pv.players(pv.Discriminator(2, (8,)), torch.rand(6, 2), torch.rand(6, 2))
+    >>> game.accuracy.shape
+    torch.Size([])
     """
 
     generator: Tensor

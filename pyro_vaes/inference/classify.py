@@ -24,6 +24,8 @@ def classify(pair: Pair, x: Tensor, *, site: str = "y_unobserved", batch_size: i
     Raises:
         InputError: for bad data, or a pair that has neither.
 
+    Source: Kingma et al. (2014), 3.1.2, for M2; Shang et al. (2017), 4.5, for the classifiers.
+
     >>> from pyro_vaes.variants import m2_vae
     >>> classify(m2_vae(4, condition_dim=3, hidden=(5,)), torch.ones(2, 4)).sum(1).round()
     tensor([1., 1.])

@@ -70,6 +70,8 @@ class Engine(ByShape):
     Raises:
         InputError: for an unknown kind, a pair without parameters, or a parameter with gaps in memory.
 
+    Source: ours; see ``docs/compiled-step.md``.
+
     >>> from pyro_vaes.variants import l2_vae
     >>> engine = Engine("graph", l2_vae(4, 2, (3,)).train(), size=20)
     >>> stats = engine.step(torch.rand(5, 4))
@@ -277,7 +279,18 @@ def engine(kind: str, pair: Pair, size: int, lr: float = 1e-3, steps: int = 10**
 
 
 def describe(engine: Engine) -> str:
-    """Say what an engine runs, why, and what it made of each shape of batch."""
+    """Say what an engine runs, why, and what it made of each shape of batch.
+
+    Source: ours.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> print(pv.describe(pv.fit(pair, x, steps=1, engine="eager", progress=False).engine))
+    engine eager: as asked
+      x (6, 4) float32: the program itself
+    """
     lines = [f"engine {engine.kind}: {engine.reason}"]
     if engine.fell:
         lines = [f"engine {engine.kind} (asked for {engine.asked}): {engine.fell}"]

@@ -55,6 +55,8 @@ def condition(pair: Pair, x: Tensor, mask: Any = None, y: Tensor | None = None) 
     Raises:
         InputError: for bad data or masks, and for a likelihood that is no density entry by entry.
 
+    Source: ours; Rubin (1976) for what may be left out of a likelihood.
+
     >>> from pyro_vaes.variants import l2_vae
     >>> program = condition(l2_vae(3, 2, (4,)), torch.tensor([[0.5, torch.nan, 0.25]]))
     >>> trace = poutine.trace(program).get_trace()
@@ -71,6 +73,17 @@ class Conditioned(nn.Module):
 
     Attributes:
         x: (N, d), with a harmless value at missing entries. seen: (N, d), True where observed.
+
+    Source: ours.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> x[0, 1] = torch.nan
+    >>> program = pv.condition(pair, x)
+    >>> int((~program.seen).sum()), bool(program.x.isfinite().all())
+    (1, True)
     """
 
     x: Tensor

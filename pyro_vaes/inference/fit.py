@@ -104,6 +104,9 @@ def fit(
 
     Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
 
+    Source: ours; stochastic variational inference is of Hoffman et al. (2013), its gradients of Kingma & Welling
+    (2014).
+
     >>> from pyro_vaes.variants import l2_vae
     >>> _ = torch.manual_seed(0)
     >>> fit(l2_vae(4, 2, (8,)), torch.rand(20, 4), steps=3, progress=False).step

@@ -20,7 +20,21 @@ CHUNK = 8192
 
 
 class Diverged(ArithmeticError):
-    """A loss or gradient was not finite; the step was not taken."""
+    """A loss or gradient was not finite; the step was not taken.
+
+    Source: ours.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> with torch.no_grad():
+    ...     _ = next(pair.model.parameters()).fill_(torch.inf)
+    >>> pv.fit(pair, x, steps=1, progress=False)  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.inference.guard.Diverged: ...
+    """
 
 
 def as_batch(x: Tensor) -> Tensor:

@@ -38,6 +38,17 @@ class Imputed:
             ``importance``: effective sample size and k-hat. Chains: the largest R-hat and smallest effective sample
             size of all entries of a code; the share of proposals that ``metropolis`` took.
         method: as given.
+
+    Source: that of the method, see :func:`impute`.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> x[0, 1] = torch.nan
+    >>> found = pv.impute(pair, x)
+    >>> found.mean.shape, bool(found.observed[0, 1])
+    (torch.Size([6, 4]), False)
     """
 
     mean: Tensor

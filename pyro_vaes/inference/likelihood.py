@@ -25,6 +25,16 @@ class LogLikelihood:
         value: log p(x) in nats: the log of the mean weight. Its expectation lies below the truth, by about se^2 / 2.
         se: Monte-Carlo standard error of ``value``, by the delta method; it means nothing where ``khat`` is large.
         khat: Pareto's shape of the datum's largest weights; see :func:`~pyro_vaes.inference.pareto.khat`.
+
+    Source: Burda, Grosse & Salakhutdinov (2016), Eq. 8; k-hat of Vehtari et al. (2024).
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.log_likelihood(pair, x, samples=50)
+    >>> found.value.shape, found.khat.shape
+    (torch.Size([6]), torch.Size([6]))
     """
 
     value: Tensor

@@ -26,6 +26,16 @@ class Loss(NamedTuple):
             (the autoencoders), the covariance is profiled (``indexed_ic_vae``) or the prior improper, it is the same
             sum but bounds nothing: compare it within one model only.
         seen: what else is worth a look, by name; part of no sum, and shown as it is.
+
+    Source: Kingma & Welling (2014), Eq. 3, split by site.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> loss = pair(x)
+    >>> sorted(loss.terms), bool(torch.isclose(loss.total, sum(loss.terms.values())))
+    (['x', 'z'], True)
     """
 
     total: Tensor
@@ -39,6 +49,11 @@ class Objective(Protocol):
 
     It may have a method ``finish``, which a fit calls once after the last step: see
     :func:`~pyro_vaes.inference.finish.finish`.
+
+    Source: ours.
+
+    >>> import pyro_vaes as pv
+    >>> objective: pv.Objective = pv.ELBO(beta=4.0)
     """
 
     def __call__(

@@ -148,6 +148,18 @@ def clean_log_probability(pair: Pair, x: Tensor, draws: int = 8, *, batch_size: 
 def outlier_probability(pair: Pair, x: Tensor, draws: int = 8, *, batch_size: int = 512, seed: int = 0) -> Tensor:
     """Give the probability of every entry to be an outlier: 1 - exp of :func:`clean_log_probability`.
 
+    Args:
+        x: (N, d), in the pair's range. draws: of the guide, over which probabilities are averaged.
+        batch_size: rows at a time. seed: of the draws.
+
+    Returns:
+        (N, d), in [0, 1].
+
+    Raises:
+        InputError: for bad data, or a model that says nothing of outliers.
+
+    Source: Eduardo et al. (2020) for ``rvae``; the others are ours.
+
     >>> from pyro_vaes.variants import t_vae
     >>> p = outlier_probability(t_vae(4, 2, (8,), real=True), torch.randn(9, 4))
     >>> p.shape, bool(((p >= 0) & (p <= 1)).all())

@@ -26,6 +26,8 @@ class Plan:
         optimiser: ``adam`` or ``adagrad``.
         betas: Adam's two weights, in [0, 1).
 
+    Source: ours; Kingma & Ba (2015) for Adam, Loshchilov & Hutter (2017) for the cosine.
+
     >>> Plan(steps=100).rate(50)
     0.0005
     """
@@ -68,6 +70,16 @@ class History:
         interrupted: the signal that ended the run early, or None.
         pair: what was trained.
         engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
+
+    Source: ours.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> history = pv.fit(pair, x, steps=4, log_every=2, progress=False)
+    >>> [row["step"] for row in history.rows], history.interrupted
+    ([2, 4], None)
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)

@@ -31,6 +31,16 @@ class Cleaned:
         probability: share of the posterior draws of z in which |x - mu(z)| is above ``threshold`` ordinary residuals;
             a step is 1 / draws. It is the posterior of an event, and not calibrated against what "really" is dirty.
         mask: True where that is more likely than not.
+
+    Source: Wang et al. (2018), V for the mean; sd, score, probability and mask are ours.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.clean(pair, x)
+    >>> found.sd.shape, found.mask.dtype
+    (torch.Size([6, 4]), torch.bool)
     """
 
     mean: Tensor
@@ -75,6 +85,14 @@ def reconstruct(
         ``scale``, else the likelihood's standard deviation. Both (B, d).
 
     Source: Wang et al. (2018), V. It does not say whether passes at test time hand on a draw or the mean: the mean.
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> mean, scale = pv.reconstruct(pair, x)
+    >>> mean.shape, scale.shape
+    (torch.Size([6, 4]), torch.Size([6, 4]))
     """
     passes = pair.passes if passes is None else passes
     whole("passes", passes)
@@ -217,7 +235,18 @@ def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:
-    """Give the mean of the pair's bound over data, in nats per datum, from one draw of the guide each.
+    r"""Give the mean of the pair's bound over data, in nats per datum, from one draw of the guide each.
+
+    .. math:: \frac1N \sum_i \log p(x_i, z_i) - \log q(z_i \mid x_i), \qquad z_i \sim q(z \mid x_i)
+
+    Args:
+        x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
+        batch_size: rows at a time. seed: of the draws.
+
+    Raises:
+        InputError: for bad data.
+
+    Source: Kingma & Welling (2014), Eq. 3.
 
     >>> from pyro_vaes.variants import l2_vae
     >>> bound(l2_vae(4, 2, (8,)), torch.rand(3, 4)) < 0
@@ -258,6 +287,8 @@ def clean(
 
     Raises:
         InputError: for bad data, or arguments out of range.
+
+    Source: Wang et al. (2018), V for the mean; sd, score, probability and mask are ours.
 
     >>> from pyro_vaes.variants import t_vae
     >>> found = clean(t_vae(4, 2, (8,)), torch.rand(3, 4))

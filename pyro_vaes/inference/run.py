@@ -35,6 +35,8 @@ class Run:
         path: the folder.
         config: everything the run was made from: target, arguments, data, corruption, plan, versions.
 
+    Source: ours.
+
     >>> Run.open("/nowhere")
     Traceback (most recent call last):
         ...

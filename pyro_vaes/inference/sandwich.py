@@ -23,6 +23,16 @@ class Sandwich:
         lower: per datum, log p(x) by annealed importance sampling forwards: below the truth on average, in nats.
         upper: per datum, by the same path backwards from the code that x was drawn with: above it on average.
         importance: what importance sampling from the guide says of the same data; None where it was not asked for.
+
+    Source: Grosse, Ghahramani & Adams (2015); Wu et al. (2017).
+
+    >>> import torch
+    >>> import pyro_vaes as pv
+    >>> _ = torch.manual_seed(0)
+    >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
+    >>> found = pv.sandwich(pair, 4, samples=10)
+    >>> found.x.shape
+    torch.Size([4, 4])
     """
 
     x: Tensor

@@ -17,6 +17,8 @@ class Linear:
     Args:
         start: the value at step 0. end: the value from step ``steps`` on. steps: at least 1.
 
+    Source: Bowman et al. (2016) and Sonderby et al. (2016) for the warm-up of the KL.
+
     >>> [Linear(0, 1, 10)(step) for step in (0, 5, 10, 99)]
     [0.0, 0.5, 1.0, 1.0]
     """
@@ -37,6 +39,8 @@ class Linear:
 
 def settings(pair: nn.Module) -> dict[str, Tensor]:
     """Every number that the pair holds as a buffer of one entry, by name: what a schedule can change.
+
+    Source: ours.
 
     >>> from pyro_vaes.variants import ic_vae
     >>> sorted(settings(ic_vae(4, 2, (3,), floor=0.1)))

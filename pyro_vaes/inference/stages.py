@@ -43,7 +43,7 @@ def fit_stages(
     Args:
         pair: its ``objective.stages`` are fitted in that order; during each fit ``objective.stage`` is that stage, and
             afterwards what it was. Its parameters change in place.
-        x, y: as for :func:`~pyro_vaes.inference.fit.fit`.
+        x, y: (N, d) and conditions, as for :func:`~pyro_vaes.inference.fit.fit`.
         out: folder; stage k writes into ``stage-k`` inside of it what a run of its own would. After the last stage
             its checkpoint lies in the folder itself, where :class:`~pyro_vaes.inference.run.Run` looks for it, and
             all rows of all stages, their steps counted on, each with its ``stage``.
@@ -57,6 +57,8 @@ def fit_stages(
     Raises:
         InputError: what ``fit`` raises; for an objective without stages, a list of another length, or a folder that
             holds a checkpoint already, or on ``resume`` lacks that of an earlier stage, before any work starts.
+
+    Source: Dai & Wipf (2019) for two stages; the rest is ours.
 
     >>> import torch
     >>> from pyro_vaes.variants import two_stage_vae

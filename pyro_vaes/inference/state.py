@@ -39,6 +39,8 @@ def warm_start(pair: Pair, other: Pair) -> None:
     Raises:
         InputError: if a network is missing in the other pair or has another shape.
 
+    Source: Wang et al. (2018), App. B, who start recycling from a trained iC-VAE.
+
     >>> from pyro_vaes.variants import ic_vae, ric_vae
     >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
     """

@@ -21,6 +21,8 @@ class Stock(nn.Module):
     site is inside the data plate; it exponentiates what a subsampled plate has scaled, so the plate is given the batch
     alone.
 
+    Source: Pyro's ``pyro.infer``.
+
     >>> from pyro.infer import Trace_ELBO
     >>> from pyro_vaes.variants import l2_vae
     >>> _ = torch.manual_seed(0)

@@ -97,6 +97,8 @@ class Discriminator(nn.Sequential):
     Args:
         width: k, entries of a row. hidden: widths from the row on.
 
+    Source: Tolstikhin et al. (2018) for its place; the network is the common one.
+
     >>> Discriminator(2, (6, 4))
     Discriminator(2, (6, 4))
     """

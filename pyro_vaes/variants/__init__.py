@@ -56,6 +56,8 @@ VARIANTS: dict[str, Callable[..., Pair]] = {
 def variant(name: str) -> Callable[..., Pair]:
     """Look a variant up by name.
 
+    Source: ours.
+
     >>> variant("t_vea")
     Traceback (most recent call last):
         ...

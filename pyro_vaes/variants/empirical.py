@@ -73,6 +73,8 @@ def with_empirical_prior(
     Raises:
         InputError: for a pair with another code or prior, channels that do not divide the code, or bad data.
 
+    Source: Shang et al. (2017), 3, the empirical cVAE.
+
     >>> import torch
     >>> from pyro_vaes.variants import l2_vae
     >>> fitted = with_empirical_prior(l2_vae(4, 2, (8,)), torch.rand(9, 4))
