@@ -12,23 +12,23 @@ variant, trained once from one seed: this shows what a variant does, and ranks n
 - *labels* with every datum for ``cvae``; *100 labels* for the semi-supervised ones; *halves* for ``structured_cvae``,
   which predicts the right half of a digit from its left half.
 
-Plain variants share 64-128-64-16 networks, batches of 100, 1500 steps at a learning rate of .002 falling to zero along a
-cosine. Departures, and why: the convolutional ones have one stage of 16 filters (64 codes, four blocks) and a third of
-the steps, since each costs as much as ten of the others'; those with an image discriminator or a convolutional
+Plain variants share 64-128-64-16 networks, batches of 100, 1500 steps at a learning rate of .002 falling to zero along
+a cosine. Departures, and why: the convolutional ones have one stage of 16 filters (64 codes, four blocks) and a third
+of the steps, since each costs as much as ten of the others'; those with an image discriminator or a convolutional
 classifier a fifth, and narrow discriminators. ``iwae`` and ``iwae_2`` have ten particles. ``ric_vae`` starts from an
 ``indexed_ic_vae`` trained just before, as its card asks; ``two_stage_vae`` has as many steps for its second stage.
-Where the variance is fixed at 1 (``l2_vae``, ``r_l2_vae``) the KL counts 1 / 12, and the penalties of both WAEs do: a sum
-of squares over 8 x 8 pixels is about (28 / 8)^2 = 12 times smaller than over whole images, and with a whole KL no code
-is used at all. Of the robust ones the KL rises from 0 over the first half of the steps, without which
-so few leave the iC-VAE half trained. ``vamp_vae`` has 50 pseudo-inputs, placed at data; the ``memoriser`` is built from
-the training digits.
+Where the variance is fixed at 1 (``l2_vae``, ``r_l2_vae``) the KL counts 1 / 12, and the penalties of both WAEs do: a
+sum of squares over 8 x 8 pixels is about (28 / 8)^2 = 12 times smaller than over whole images, and with a whole KL no
+code is used at all. Of the robust ones the KL rises from 0 over the first half of the steps, without which so few leave
+the iC-VAE half trained. ``vamp_vae`` has 50 pseudo-inputs, placed at data; the ``memoriser`` is built from the training
+digits.
 
 Numbers: parameters of p, of q besides those of p, of the objective besides both. The bound in nats per test datum, and
 on as many training data; where q is a point mass it is log p(x, z) at the code, which bounds nothing. -log p(x) by 500
 importance samples of the first 100 test data, its Monte-Carlo error, and the share of data with k-hat above .7, whose
-number cannot be trusted; where there is no density to weigh, the reason. The root of the mean squared error of test data
-rebuilt from the mean code, against the truth; beside it that of the data as they are given, and of the training data's
-mean. Active units: entries of the code that test data move. AUC of the outlier scores for the pixels that were
+number cannot be trusted; where there is no density to weigh, the reason. The root of the mean squared error of test
+data rebuilt from the mean code, against the truth; beside it that of the data as they are given, and of the mean of the
+training data. Active units: entries of the code that test data move. AUC of the outlier scores for the pixels that were
 replaced (or images, for *strangers*); accuracy of the classes guessed for test data. Seconds are those of the
 processor, in training, on one thread.
 
@@ -189,7 +189,8 @@ def cell(name: str, seed: int, scale: str) -> dict[str, Any]:
     pair = fitted(name, data, seed, scale)
     spent = _seconds() - began
     return {
-        "data": row.data, "shown": WORDS[row.data], "arguments": row.arguments, "steps": steps_of(name, scale), "describe": pair.describe(),
+        "data": row.data, "shown": WORDS[row.data], "arguments": row.arguments, "steps": steps_of(name, scale),
+        "describe": pair.describe(),
         "numbers": {**numbers(pair, data, scale, seed), "seconds": round(spent, 1)},
         "pictures": pictures(name, pair, data, seed),
     }  # fmt: skip
@@ -274,11 +275,9 @@ def numbers(pair: Pair, data: Split, scale: str, seed: int) -> dict[str, Any]:
         "active units": active_units_by_site(pair, x, y),
         "codes": codes(pair),
     }
-    rebuilt = data.pixels(clean(pair, x, y, draws=2, seed=seed).mean)
+    rebuilt, mean = data.pixels(clean(pair, x, y, draws=2, seed=seed).mean), data.pixels(data.x.mean(0))
     belong = ~data.wrong if data.wrong is not None and data.wrong.dim() == 1 else torch.ones(len(x), dtype=torch.bool)
-    for key, value in (
-        ("rmse", rebuilt), ("rmse given", data.pixels(x)), ("rmse of the mean", data.pixels(data.x.mean(0)).expand(x.shape)),
-    ):  # fmt: skip
+    for key, value in (("rmse", rebuilt), ("rmse given", data.pixels(x)), ("rmse of the mean", mean.expand(x.shape))):
         found[key] = round((value - data.truth)[belong].square().mean().sqrt().item(), 4)
     found["ordinary residual"] = round(ordinary_residual(pair, x, y) * data.unit, 4)
     found["auc"] = auc(pair, data, seed)

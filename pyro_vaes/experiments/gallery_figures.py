@@ -32,7 +32,7 @@ def figure(name: str, found: dict[str, Any]) -> Figure:
     Args:
         found: with ``shown``, the data in words, and ``pictures``.
     """
-    width, height = LABEL + COLUMNS * CELL + 0.08, TITLE + LINES * CELL + 5 * GAP
+    width, height = LABEL + COLUMNS * CELL + 0.08, TITLE + LINES * CELL + 6 * GAP
     drawn = Figure(figsize=(width, height), dpi=120)
     top = height - TITLE
     for row in found["pictures"]:
@@ -45,7 +45,7 @@ def figure(name: str, found: dict[str, Any]) -> Figure:
         for i, line in enumerate(images):
             for j, image in enumerate(line):
                 left, bottom = LABEL + j * CELL, top - (i + 1) * CELL
-                ax = drawn.add_axes(((left) / width, bottom / height, 0.95 * CELL / width, 0.95 * CELL / height))
+                ax = drawn.add_axes((left / width, bottom / height, 0.95 * CELL / width, 0.95 * CELL / height))
                 ax.imshow(image, cmap=MAPS[row["kind"]], vmin=0, vmax=1, interpolation="nearest")
                 ax.set_xticks([]), ax.set_yticks([])
                 ax.spines[:].set(visible=row["kind"] == "marks", color="#d5dae0", linewidth=0.6)
