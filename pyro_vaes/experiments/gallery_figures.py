@@ -36,7 +36,7 @@ def figure(name: str, found: dict[str, Any]) -> Figure:
     drawn = Figure(figsize=(width, height), dpi=120)
     top = height - TITLE
     for row in found["pictures"]:
-        images = unpacked(row["pixels"], SIDE * SIDE).reshape(-1, COLUMNS, SIDE, SIDE)
+        images = unpacked(row["pixels"], SIDE * SIDE).numpy().reshape(-1, COLUMNS, SIDE, SIDE)
         lines = len(images)
         drawn.text(
             (LABEL - 0.1) / width, (top - lines * CELL / 2) / height, row["label"], ha="right", va="center",
