@@ -159,4 +159,4 @@ def test_the_whole_in_small(tiny, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"gallery.quick.json"} | {
         f"gallery.quick.{name}.png" for name in pv.VARIANTS
     }
-    assert gallery.table(found).count("\n") == 1 + len(pv.VARIANTS)
+    assert gallery.table(found).count("\n") == 3 + len(pv.VARIANTS)

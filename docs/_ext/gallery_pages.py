@@ -8,7 +8,7 @@ import notebook_pages
 from gallery_words import FAMILIES, LINES
 
 from pyro_vaes.experiments import MODULES
-from pyro_vaes.experiments.gallery import said
+from pyro_vaes.experiments.gallery import bound_words, said
 from pyro_vaes.experiments.readme import result_table
 from pyro_vaes.variants import VARIANTS
 
@@ -87,7 +87,7 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
     shown = {
         "parameters of p": said(n["parameters of p"], 0), "of q, besides those of p": said(n["parameters of q"], 0),
         "of the objective": said(n["parameters of objective"], 0) if n["parameters of objective"] else None,
-        n["bound is"].rstrip(",") + ", nats per test datum": said(n["bound"]),
+        bound_words(n) + ", nats per test datum": said(n["bound"]),
         "the same, training data": said(n["bound on training data"]),
         "-log p(x), nats per test datum": f"-: {n['why']}" if n["nll"] is None
         else f"{said(n['nll'])} ± {said(n['nll se'])} (error of the sampling)",
