@@ -1,6 +1,7 @@
 """The gallery: one page per variant, from its docstring, results/gallery.quick.json and the notebooks that use it."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from pyro_vaes.variants import VARIANTS
 RESULT = "gallery.quick.json"
 LEAD = (
     "Every variant, trained once for a few seconds on the 8 x 8 digits of scikit-learn, each on data that suit it. The "
-    "columns are the same ten test digits everywhere. This shows what a variant does; one seed and a few steps "
-    "**rank nothing**. `pyro-vaes reproduce gallery` makes it anew."
+    "columns are ten test digits, one of each class, the same wherever nothing else is said. This shows what a variant "
+    "does; one seed and a few steps **rank nothing**. `pyro-vaes reproduce gallery` makes it anew."
 )
 
 
@@ -43,8 +44,8 @@ def index(root: Path) -> str:
     parts = [f"# Variants\n\n{LEAD}\n"]
     for title, (what, _) in FAMILIES.items():
         cards = "\n".join(card_of(name) for name in VARIANTS if family(name) == title)
-        parts.append(f"## {title}\n\n{what}\n\n::::{{grid}} 1 2 2 3\n:gutter: 3\n\n{cards}\n::::\n")
-    toc = "\n".join(VARIANTS)
+        parts.append(f"## {title}\n\n{what}\n\n::::{{grid}} 1 1 2 2\n:gutter: 3\n\n{cards}\n::::\n")
+    toc = "\n".join(name for title in FAMILIES for name in VARIANTS if family(name) == title)
     parts.append(f"## All numbers\n\n{result_table(root / 'results' / RESULT)}\n\nWhat they are: see any page.\n")
     parts.append(f"```{{toctree}}\n:hidden:\n\n{toc}\n```\n")
     return "\n".join(parts)
@@ -67,29 +68,32 @@ def page(name: str, result: dict[str, Any], root: Path) -> str:
         f"test; {found['steps']:,} steps; torch {versions['torch']}, pyro-ppl {versions['pyro-ppl']}. From "
         f"`results/{RESULT}`.*"
     )
-    numbers = "\n".join(f"| {what} | {value} |" for what, value in facts(found).items())
+    if found["numbers"]["k-hat"] is not None:
+        made = f"-log p(x) is estimated from above; of a datum with k-hat above 0.7 do not trust it.\n\n{made}"
+    numbers = "\n".join(f"| {what} | {value} |" for what, value in facts(found, settings["weighed"]).items())
     parts = [
         f"# {name}\n\n{LINES[name]}",
         f"![Rows of digits by {name}]({figure(name)})",
         f"Trained on {found['shown']}. Rows from the top: {rows}.",
         f"## The pair\n\n```{{eval-rst}}\n.. autofunction:: pyro_vaes.variants.{name}\n   :no-index:\n```",
         f"As trained here, `pair.describe()` says:\n\n```text\n{found['describe']}\n```",
-        f"## Numbers\n\n| | |\n|---|---|\n{numbers}\n\n{made}",
+        f"## Numbers\n\n| number | value |\n|---|---|\n{numbers}\n\n{made}",
         f"## Use it\n\n```python\n{example(name, found)}\n```",
         f"## Where it is used\n\n{used(name, root)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def facts(found: dict[str, Any]) -> dict[str, str]:
-    """The numbers of a variant in words, with what they are of."""
+def facts(found: dict[str, Any], weighed: int) -> dict[str, str]:
+    """The numbers of a variant in words, with what they are of; densities of -log p(x) are of ``weighed`` data."""
     n = found["numbers"]
+    of = ", nats per test datum" + (" of standardised pixels" if found["data"] == "standardised" else "")
     shown = {
         "parameters of p": said(n["parameters of p"], 0), "of q, besides those of p": said(n["parameters of q"], 0),
         "of the objective": said(n["parameters of objective"], 0) if n["parameters of objective"] else None,
-        bound_words(n) + ", nats per test datum": said(n["bound"]),
+        bound_words(n) + of: said(n["bound"]),
         "the same, training data": said(n["bound on training data"]),
-        "-log p(x), nats per test datum": f"-: {n['why']}" if n["nll"] is None
+        f"-log p(x), nats, first {weighed} test data": f"-: {n['why']}" if n["nll"] is None
         else f"{said(n['nll'])} ± {said(n['nll se'])} (error of the sampling)",
         "data with k-hat above 0.7": None if n["k-hat"] is None else f"{n['k-hat']:.0%}",
         "RMSE of test data, rebuilt": said(n["rmse"], 4),
@@ -98,7 +102,10 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
         "an ordinary residual": None if "binary" in found["shown"] else said(n["ordinary residual"], 4),
         "AUC of outlier scores": None if n["auc"] is None else said(n["auc"], 4),
         "classes guessed right": None if n["accuracy"] is None else f"{n['accuracy']:.1%}",
-        "active units": f"{said(n['active units'])} of {said(n['codes'])}",
+        "active units": ", ".join(
+            f"{units} of {n['codes'][site]}" + (f" ({site})" if len(n["codes"]) > 1 else "")
+            for site, units in sorted(n["active units"].items())
+        ),
         "seconds of training (CPU)": said(n["seconds"], 1),
     }  # fmt: skip
     return {what: value for what, value in shown.items() if value is not None}
@@ -106,16 +113,16 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
 
 DATA = {
     "binary": "x = (digits.x > 0.5).float()", "grey": "x = digits.x",
-    "dirty": 'x = pv.corrupt(digits.x, "impulse:0.2", shape=digits.shape).x  # yours are dirty already',
-    "standardised": "x = (digits.x - digits.x.mean()) / digits.x.std()  # columns of a table, standardised",
+    "dirty": 'x = pv.corrupt(digits.x, "impulse:0.2", shape=digits.shape).x',
+    "standardised": "x = (digits.x - digits.x.mean()) / digits.x.std()",
     "strangers": "x = digits.x  # yours, with some that do not belong", "labels": "x = (digits.x > 0.5).float()",
     "halves": "parts = pv.quadrants(digits, observed=2)\n"
-    "x, y = (parts.x > 0.5).float(), (parts.y > 0.5).float()  # right halves, left halves",
+    "x, y = (parts.x > 0.5).float(), (parts.y > 0.5).float()",
     "100 labels": "x, few = digits.x, pv.few_labels(digits.y, 100)  # -1 is no label",
     "100 labels, binary": "x, few = (digits.x > 0.5).float(), pv.few_labels(digits.y, 100)  # -1 is no label",
 }  # fmt: skip
 USE = {
-    "dirty": "found = pv.clean(pair, x)  # found.mean, .sd, .score, .probability, .mask",
+    "dirty": "found = pv.clean(pair, x)  # .mean, .sd, .score, .mask",
     "standardised": "chances = pv.outlier_probability(pair, x)  # of every cell",
     "strangers": "found = pv.detect(pair, x)  # found.outlier, .score", "labels": "threes = pv.sample(pair, 16, y=3)",
     "halves": "right = pv.sample(pair, len(y), y)", "100 labels": "chances = pv.classify(pair, x)",
@@ -144,8 +151,11 @@ def example(name: str, found: dict[str, Any]) -> str:
         train, warm = f"steps={found['steps']}, lr=0.0004", ""
     fit = "fit_stages" if name == "two_stage_vae" else "fit"
     blocks = "story = pv.evolve(pair, 6)  # nothing, then z_1, then z_2 ..." if "blocks" in given else None
+    pair = f"pair = pv.{name}({arguments})"
+    if len(pair) > 80:
+        pair = f"pair = pv.{name}(\n    {textwrap.fill(arguments, 76, subsequent_indent='    ')}\n)"
     lines = [
-        "import pyro_vaes as pv", "", 'digits = pv.load("digits")', DATA[data], f"pair = pv.{name}({arguments})",
+        "import pyro_vaes as pv", "", 'digits = pv.load("digits")', DATA[data], pair,
         *before, f"pv.{fit}(pair, x{CONDITION.get(data, '')}, {train}{warm})",
         USE.get(data) or blocks or "new = pv.sample(pair, 16)",
     ]  # fmt: skip
@@ -163,11 +173,12 @@ def used(name: str, root: Path) -> str:
     for path, text in texts.items():
         if f"`{name}`" in text or f"pv.{name}(" in text:
             lines.append(f"- Page: [{heading(text)}](../{path.name})")
+    where: dict[Path, list[str]] = {}
     for module in MODULES.values():
-        source = Path(str(module.__file__)).read_text()
-        where = next((path for path, text in texts.items() if f"<!-- {module.NAME}.quick -->" in text), None)
-        if module.NAME != "gallery" and f'"{name}"' in source and where:
-            lines.append(f"- Experiment `{module.NAME}`, in [{heading(texts[where])}](../{where.name})")
+        if module.NAME != "gallery" and f'"{name}"' in Path(str(module.__file__)).read_text():
+            for path in [path for path, text in texts.items() if f"<!-- {module.NAME}.quick -->" in text][:1]:
+                where.setdefault(path, []).append(f"`{module.NAME}`")
+    lines += [f"- Experiments on [{heading(texts[p])}](../{p.name}): {', '.join(them)}" for p, them in where.items()]
     return "\n".join(lines)
 
 

@@ -60,7 +60,16 @@ def figure(name: str, found: dict[str, Any]) -> Figure:
 def _say(ax: Any, word: str) -> None:
     if word:
         box = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.2}
-        ax.text(0.04, 0.05, word, transform=ax.transAxes, fontsize=8, color=ROBUST, va="bottom", bbox=box)
+        ax.text(
+            0.04,
+            0.05,
+            word,
+            transform=ax.transAxes,
+            fontsize=8 if len(word) < 4 else 6.5,
+            color=ROBUST,
+            va="bottom",
+            bbox=box,
+        )
 
 
 if __name__ == "__main__":
