@@ -1,10 +1,6 @@
-"""One figure per variant of the gallery, all of one size, drawn from the result alone.
-
-``python -m pyro_vaes.experiments.gallery_figures results/gallery.quick.json`` draws them again.
-"""
+"""One figure per variant of the gallery, all of one size, drawn from the result alone."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +68,7 @@ def _say(ax: Any, word: str) -> None:
         )
 
 
-if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        for name, drawn in figures(json.loads(path.read_text())).items():
-            write_atomically(path.with_suffix(f".{name}.png"), png(drawn))
+def draw_again(path: Path) -> None:
+    """Draw the figures of a result anew, beside it, without any training."""
+    for name, drawn in figures(json.loads(path.read_text())).items():
+        write_atomically(path.with_suffix(f".{name}.png"), png(drawn))
