@@ -136,7 +136,7 @@ def test_a_cell_of_a_cheap_variant(tiny):
 
 def run(builder, name, found, steps=2):
     code = re.sub(r"steps=\d+", f"steps={steps}, progress=False", builder.example(name, found))
-    code = code.replace('pv.load("digits")', 'pv.load("digits", limit=200)')
+    code = code.replace('pv.load("digits")', 'pv.load("digits", limit=500)')
     exec(compile(code, name, "exec"), {})
 
 

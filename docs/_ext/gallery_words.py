@@ -2,7 +2,10 @@
 
 # Family -> what it is for, and the pages of pyro_vaes/variants/ whose functions belong to it.
 FAMILIES = {
-    "Robust": ("For dirty data: they clean, and mark the entries or data that do not fit.", ["robust"]),
+    "Robust": (
+        "For dirty data: they clean, and mark what does not fit. With them the autoencoders they grew from.",
+        ["robust"],
+    ),
     "Classic": ("One code, one likelihood, the ELBO or a bound near it.", ["classical", "linear", "identifiable"]),
     "Deep": ("Codes of codes, codes that enter everywhere, convolutions.", ["deep"]),
     "Flows and priors": ("A posterior or a prior that is no single Gaussian.", ["flexible"]),
