@@ -17,6 +17,7 @@ from pyro_vaes.experiments import (
     frey_ablation,
     frey_bound,
     frey_recovery,
+    gallery,
     generation,
     guide_audit,
     identifiability,
@@ -62,6 +63,7 @@ _ALL = (
     crvae_images,
     guide_audit,
     explorer,
+    gallery,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}
