@@ -229,8 +229,8 @@ print(
 )
 
 # %% [markdown]
-# This is what the trained iC-VAE makes of twelve images. The first row is what we have; each of the others is drawn from
-# the one above it.
+# This is what the trained iC-VAE makes of twelve images. The first row is what we have; each of the others is drawn
+# from the one above it.
 
 # %%
 watched = Watched()
