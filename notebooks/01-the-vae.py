@@ -164,7 +164,7 @@ print(f"log p(x), mean of twenty images: {evidence.mean():.2f} nats")
 # **What one computes.** With $p(x, z) = p(x \mid z)\, p(z)$ the bound falls into a data term and a regulariser:
 #
 # $$\mathcal{L}(x) = \underbrace{\mathbb{E}_q \log p(x \mid z)}_{\text{how well codes explain } x}
-#   - \underbrace{\mathrm{KL}[q(z \mid x) \,\|\, p(z)]}_{\text{what the code costs}} .$$
+#   {} - \underbrace{\mathrm{KL}[q(z \mid x) \,\|\, p(z)]}_{\text{what the code costs}} .$$
 #
 # (Kingma & Welling 2014; the course report (S4) has both steps as Eq. 1 and 2, the tutorial slides (S3) the negative
 # bound, to be minimised.) The next cell computes the evidence, the bound and the gap on the grid, each by itself.
@@ -406,7 +406,7 @@ assert math.isclose(by_backward, finite, rel_tol=1e-5)
 # $$\begin{aligned}
 # \mathrm{KL}[q \,\|\, p] &= \mathbb{E}_q[\log q(z) - \log p(z)]
 #   = \mathbb{E}_q\Big[-\tfrac12 \log 2\pi - \log \sigma - \frac{(z - \mu)^2}{2 \sigma^2}
-#   + \tfrac12 \log 2\pi + \frac{z^2}{2}\Big] \\
+#   {} + \tfrac12 \log 2\pi + \frac{z^2}{2}\Big] \\
 # &= -\log \sigma - \tfrac12 + \tfrac12 (\mu^2 + \sigma^2),
 # \end{aligned}$$
 #
@@ -455,7 +455,7 @@ plt.show()
 #
 # $$\hat{\mathcal{L}}(x) =
 #   -\frac12 \sum_{j=1}^{d} \Big(\log 2\pi + \log \sigma_j(z)^2 + \frac{(x_j - \mu_j(z))^2}{\sigma_j(z)^2}\Big)
-#   + \frac12 \sum_{j=1}^{k} \big(1 + \log \sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2\big).$$
+#   {} + \frac12 \sum_{j=1}^{k} \big(1 + \log \sigma_{z,j}^2 - \mu_{z,j}^2 - \sigma_{z,j}^2\big).$$
 #
 # That is Eq. 6 of the course report (S4). Three choices of $\sigma$ are three variants of this library:
 #
