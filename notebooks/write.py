@@ -30,5 +30,7 @@ def written(source: Path) -> Path:
 if __name__ == "__main__":
     if os.environ.get("PYRO_VAES_SMOKE"):
         sys.exit("PYRO_VAES_SMOKE is set: notebooks are committed as they come out in full")
+    # Pyro's bars look for widgets, which no page has, and say so at every import.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     for name in tqdm(sys.argv[1:], desc="notebooks"):
         written(Path(name))
