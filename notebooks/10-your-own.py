@@ -443,7 +443,7 @@ left.plot(at, [row["loss"] for row in rows], color=OURS, label="$U_2$: from abov
 left.plot(at, [row["bound"] for row in rows], color=TEAL, label="ELBO of the same guide: from below")
 left.axhline(truth, color=DARK, linewidth=1.2, linestyle="--", label="log p(x), closed form")
 left.set_xlabel("step (noise: each batch has its own mean)"), left.set_ylabel("nats per datum")
-left.set_title("Training with $U_2$ closes in from above"), left.legend(frameon=False, fontsize=10)
+left.set_title("Trained with $U_2$: the truth lies between the two bounds"), left.legend(frameon=False, fontsize=10)
 angles = torch.linspace(0, 2 * math.pi, 100).double()
 circle = torch.stack([angles.cos(), angles.sin()])
 right.plot(*(torch.linalg.cholesky(torch.linalg.inv(precision)) @ circle), color=DARK, linewidth=2, label="posterior")
@@ -471,7 +471,7 @@ def fresh(name="mine"):
 
 graph = pv.fit(fresh(), train, steps=40, engine="graph", log_every=1, progress=False)
 eager = pv.fit(fresh(), train, steps=40, engine="eager", log_every=1, progress=False)
-print("engine", graph.engine.kind, "with", [shape.operations for shape in graph.engine.shapes], "operations per step")
+print(pv.describe(graph.engine))
 losses = [np.array([row["loss"] for row in history.rows]) for history in (graph, eager)]
 assert graph.engine.kind == "graph" and np.allclose(*losses, rtol=1e-4)
 print(
