@@ -26,7 +26,7 @@ bench: .venv/ready
 
 # Writes the tables of the README and of docs/ from results/.
 readme: .venv/ready
-	$(BIN)/python -m pyro_vaes.experiments.readme README.md docs/experiments.md docs/likelihoods.md docs/generation.md docs/channels.md docs/analysis.md
+	$(BIN)/python -m pyro_vaes.experiments.readme README.md $(wildcard docs/*.md docs/howto/*.md)
 
 # torch and torchvision come in one command, so that pip chooses a pair that fits.
 .venv/ready: pyproject.toml

@@ -20,6 +20,7 @@ from pyro_vaes.variants.classifiers import ae_classifier, crvae_classifier, vae_
 from pyro_vaes.variants.conditional import cvae, structured_cvae
 from pyro_vaes.variants.deep import cnn_vae, iwae_2, ladder_vae, memoriser, skip_vae
 from pyro_vaes.variants.empirical import empirical_cvae
+from pyro_vaes.variants.empirical import with_empirical_prior as with_empirical_prior
 from pyro_vaes.variants.flexible import iaf_vae, mixture_vae, planar_vae, spline_vae, vamp_vae
 from pyro_vaes.variants.generators import wae_gan, wae_mmd
 from pyro_vaes.variants.identifiable import ica_vae
