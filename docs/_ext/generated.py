@@ -29,11 +29,7 @@ def write(app: Any = None) -> None:
 def linked(app: Any, name: str, text: list[str]) -> None:
     """Links of a page to files of the repository, as links to the page that holds them here."""
     up = "../" * name.count("/")
-    text[0] = (
-        text[0]
-        .replace("](../CONTRIBUTING.md", "](contributing.md")
-        .replace("](../../CONTRIBUTING.md", "](../contributing.md")
-    )
+    text[0] = re.sub(r"\]\(((?:\.\./)*)\.\./CONTRIBUTING\.md", r"](\1contributing.md", text[0])
     listing = rf'<a href="{up}_modules/\2.html">\1</a>'
     text[0] = re.sub(r"\[([^]\n]+)\]\((?:\.\./)+(pyro_vaes/[\w/]+)\.py\)", listing, text[0])
 
