@@ -344,12 +344,14 @@ for name, pair, images in rows:
 #   = \mathbb{E}_{\varepsilon}\big[ \nabla_\phi f(\mu_z + \sigma_z \varepsilon) \big].$$
 #
 # Now $\phi$ stands *inside* the expectation, and automatic differentiation does the rest. This is the
-# **reparameterisation** of Kingma & Welling (2014) and Rezende, Mohamed & Wierstra (2014).
+# **reparameterisation** of Kingma & Welling (2014) and Rezende, Mohamed & Wierstra (2014). It asks for more than the
+# score function does: a $z$ that moves smoothly with $\phi$, and an $f$ with a slope. A class has neither ([notebook
+# 8](08-conditioning.ipynb) sums it out).
 #
 # In the ELBO $f(z) = \log p(x, z) - \log q_\phi(z)$ depends on $\phi$ by itself too. In the score-function form that
 # adds $-\mathbb{E}_q \nabla_\phi \log q_\phi = 0$ once more, so nothing. In the path form it is simply differentiated
-# along. All must give the gradient of the ELBO, which the grid knows. The next cell computes one gradient per draw, for
-# 20,000 draws, at two guides: the trained one, and $\mathcal{N}(0, I)$, which knows nothing yet.
+# along. All must give the gradient of the ELBO, which the grid knows. The next two cells compute one gradient per draw,
+# for 20,000 draws, at two guides: the trained one, and $\mathcal{N}(0, I)$, which knows nothing yet.
 
 
 # %%
