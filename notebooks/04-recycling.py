@@ -248,7 +248,7 @@ print("mean squared distance from the truth, pass by pass:", [round(v, 3) for v 
 # %% [markdown]
 # The distance *grows*, most of all in the first draw. That does not contradict the calculation, it shows what the
 # calculation took for granted: at a drawn code $\mu(z_k)$ is not the truth, its own error is handed on, and a mean of
-# squares is ruled by the few errors that grew. Recycled data are as good as the model is, which is why the start matters
+# squares is ruled by the few errors that grew. Recycled data are as good as the model is. That is why the start matters
 # so much below.
 
 # %% [markdown] tags=["derivation", "T14"]
