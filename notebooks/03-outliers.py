@@ -164,9 +164,10 @@ print(f"loss {loss:.2f} nats per datum = constants {constant:.2f} + KL {kl.mean(
 # The price: $1/|s|$ has an infinite integral at both ends. The library cuts both, at a floor $\epsilon$ and at a width
 # $R$:
 #
-# $$p(s) = \frac{1}{2 \operatorname{asinh}(R/\epsilon)}\; \frac{1}{\sqrt{s^2 + \epsilon^2}}, \quad |s| \le R, \qquad
-# P(a \le |s| \le b) = \frac{\operatorname{asinh}(b/\epsilon) - \operatorname{asinh}(a/\epsilon)}
-# {\operatorname{asinh}(R/\epsilon)},$$
+# $$\begin{aligned} p(s) &= \frac{1}{2 \operatorname{asinh}(R/\epsilon)}\; \frac{1}{\sqrt{s^2 + \epsilon^2}},
+# \qquad |s| \le R, \\
+# P(a \le |s| \le b) &= \frac{\operatorname{asinh}(b/\epsilon) - \operatorname{asinh}(a/\epsilon)}
+# {\operatorname{asinh}(R/\epsilon)}, \end{aligned}$$
 #
 # because $\operatorname{asinh}' (t) = 1/\sqrt{1 + t^2}$. Far above the floor $\operatorname{asinh}(t) \approx \log 2t$,
 # and decades have equal mass again. In another unit, $s \to cs$, this density keeps its form, with $c\epsilon$ and $cR$
@@ -237,23 +238,22 @@ plt.show()
 #
 # Yes: let the model say that a datum is a clean part plus an outlier $s \in \mathbb{R}^d$,
 #
-# $$z \sim \mathcal{N}(0, I), \qquad s_j \sim \text{Jeffreys}, \qquad x \sim \mathcal{N}(\mu(z) + s,\; \tau^2 I)
-# \text{ with a tiny } \tau.$$
+# $$z \sim \mathcal{N}(0, I), \qquad s_j \sim \text{Jeffreys}, \qquad x \sim \mathcal{N}(\mu(z) + s,\; \tau^2 I)$$
 #
-# Here $s$ has become a latent variable of its own. The guide guesses the code; then the outlier is what is left, a
-# point mass:
+# with a tiny $\tau$. Here $s$ has become a latent variable of its own. The guide guesses the code; then the outlier is
+# what is left, a point mass:
 # $q(s \mid z, x) = \delta(s - (x - \mu(z)))$. The loss has four parts,
 #
-# $$\mathcal{L} = \mathrm{KL}[q(z \mid x) \,\|\, p(z)]
-# + \mathbb{E}_{q(z|x)} \Big[ \underbrace{\log q(s \mid z, x)}_{(a)}
-# \underbrace{- \log p(s)}_{(b)} \underbrace{- \log p(x \mid z, s)}_{(c)} \Big]_{s = x - \mu(z)}.$$
+# $$\begin{aligned} \mathcal{L} &= \mathrm{KL}[q(z \mid x) \,\|\, p(z)] \\
+# &\quad + \mathbb{E}_{q(z|x)} \Big[ \underbrace{\log q(s \mid z, x)}_{(a)}
+# \underbrace{- \log p(s)}_{(b)} \underbrace{- \log p(x \mid z, s)}_{(c)} \Big]_{s = x - \mu(z)} . \end{aligned}$$
 #
 # * (c) At $s = x - \mu(z)$ the Gaussian sits at its peak: $d \log(\tau \sqrt{2\pi})$, whatever $z$ is.
 # * (a) is infinite for a point mass, but it is the same infinity for every parameter. The library lets the point
 #   stand for a Gaussian of width $\tau$ and carry the log-density of its peak, $-d \log (\tau \sqrt{2\pi})$, so that
 #   (a) and (c) cancel and $\tau$ drops out.
-# * (b) is $\sum_j \tfrac12 \log(e_j^2 + \epsilon^2) + \log 2 \operatorname{asinh}(R / \epsilon)$: the log loss, with
-#   the normaliser that was left over above.
+# * (b) is $\sum_j \big[ \tfrac12 \log(e_j^2 + \epsilon^2) + \log (2 \operatorname{asinh}(R / \epsilon)) \big]$: the log
+#   loss, with the normaliser that was left over above, once per entry.
 #
 # So the two derivations differ by $\tfrac{d}{2} (1 + \log 2\pi)$, the constant of the profiled Gaussian, and have the
 # same gradients. `ic_vae` is this one, `indexed_ic_vae` the first.
@@ -311,8 +311,8 @@ class Fixed(nn.Module):
 # decoder $\mu(z) = Wz + b$ and $q(z) = \mathcal{N}(z^*, \sigma^2 I)$, where $\mu(z^*)$ hits $n_0$ entries of $x$
 # exactly. There $e_j \sim \mathcal{N}(0, \sigma^2 |w_j|^2)$ with $w_j$ a row of $W$, and
 #
-# $$\mathbb{E} \log |e_j| = \log \sigma + \log |w_j| - \tfrac12(\gamma + \log 2), \qquad
-# \mathrm{KL} = \tfrac{\kappa}{2} (\sigma^2 - 1 - 2 \log \sigma) + \tfrac12 |z^*|^2,$$
+# $$\begin{aligned} \mathbb{E} \log |e_j| &= \log \sigma + \log |w_j| - \tfrac12(\gamma + \log 2), \\
+# \mathrm{KL} &= \tfrac{\kappa}{2} (\sigma^2 - 1 - 2 \log \sigma) + \tfrac12 |z^*|^2, \end{aligned}$$
 #
 # with Euler's $\gamma = 0.577$. The KL term *rises* by $\kappa \log \frac1\sigma$ while the fit falls by
 # $n_0 \log \frac1\sigma$:
@@ -451,16 +451,20 @@ plt.show()
 # $\lambda = a$. A quadratic is back, with one free variance $\lambda_j$ per entry. Let
 # $\Lambda = \operatorname{diag} \lambda$. The mean of a quadratic is known, and $L \le F - d$ with
 #
-# $$F = \operatorname{tr} S - \log|S| + |m|^2 + (c - Wm)^\top \Lambda^{-1} (c - Wm)
-# + \operatorname{tr}[S\, W^\top \Lambda^{-1} W] + \log|\Lambda| .$$
+# $$\begin{aligned} F &= \operatorname{tr} S - \log|S| + |m|^2 \\
+# &\quad + (c - Wm)^\top \Lambda^{-1} (c - Wm) + \operatorname{tr}[S\, W^\top \Lambda^{-1} W] + \log|\Lambda| .
+# \end{aligned}$$
 #
 # The $-d$ is the constant that the paper drops.
 #
 # **3. Minimise over the posterior.** $m$ and $S$ stand in different terms, so each has its own equation:
 #
-# $$\frac{\partial F}{\partial S} = I - S^{-1} + W^\top \Lambda^{-1} W = 0 \;\Rightarrow\;
-# S = [W^\top \Lambda^{-1} W + I]^{-1}, \qquad
-# \frac{\partial F}{\partial m} = 0 \;\Rightarrow\; m = W^\top (\Lambda + W W^\top)^{-1} c .$$
+# $$\begin{aligned} \frac{\partial F}{\partial S} &= I - S^{-1} + W^\top \Lambda^{-1} W = 0 &&\Rightarrow\;
+# S = [W^\top \Lambda^{-1} W + I]^{-1}, \\
+# \tfrac12 \frac{\partial F}{\partial m} &= m - W^\top \Lambda^{-1} (c - Wm) = 0 &&\Rightarrow\;
+# m = S\, W^\top \Lambda^{-1} c . \end{aligned}$$
+#
+# (The paper prints the same $m$ as $W^\top (\Lambda + W W^\top)^{-1} c$.)
 #
 # **The paper's Eq. 31 prints $W^\top \Lambda W$ in $S$.** That is a slip: the gradient above leaves no choice, and
 # the units agree ($\Lambda$ is in units of $x^2$ and $W$ in units of $x$, so only $W^\top \Lambda^{-1} W$ can be
@@ -470,8 +474,11 @@ plt.show()
 # $\operatorname{tr}[S S^{-1}] = \kappa$, the log-determinants to $\log |\Psi|$, and the squares to
 # $c^\top \Psi^{-1} c$ (completing the square):
 #
-# $$\min_{m, S} F = \kappa + h, \qquad h = \min_\Lambda\; c^\top \Psi^{-1} c + \log |\Psi|, \qquad
-# \boxed{L \le h + \kappa - d} .$$
+# $$\min_{m, S} F = \kappa + c^\top \Psi^{-1} c + \log |\Psi| .$$
+#
+# The best $\Lambda$ makes the bound as tight as it gets:
+#
+# $$h = \inf_\Lambda\; c^\top \Psi^{-1} c + \log |\Psi|, \qquad \boxed{L \le h + \kappa - d} .$$
 #
 # For $\kappa \le d$ that is at most $h$, which is Eq. 11. And $h$ is a known robust PCA (Wipf 2012), with no integral
 # in it. What was lost is Jensen's gap alone, if $\Lambda$ is at its best, for then the tangent touches. For a Gaussian
@@ -611,9 +618,9 @@ plt.show()
 # Integrate $w$ out. As a function of $w$, the product is
 # $w^{(\nu + 1)/2 - 1} \exp(-\tfrac{w}{2} (\nu + e^2/s^2))$, another Gamma, whose normaliser gives Student's t:
 #
-# $$-\log p(x_j \mid z) = \frac{\nu + 1}{2} \log\Big(1 + \frac{e_j^2}{\nu s_j^2}\Big) + \log s_j + \text{const}(\nu),
-# \qquad
-# w_j \mid x, z \sim \mathrm{Gamma}\Big(\frac{\nu + 1}{2}, \frac{\nu + e_j^2 / s_j^2}{2}\Big).$$
+# $$\begin{aligned} -\log p(x_j \mid z) &= \frac{\nu + 1}{2} \log\Big(1 + \frac{e_j^2}{\nu s_j^2}\Big) + \log s_j
+# + \text{const}(\nu), \\
+# w_j \mid x, z &\sim \mathrm{Gamma}\Big(\frac{\nu + 1}{2}, \frac{\nu + e_j^2 / s_j^2}{2}\Big). \end{aligned}$$
 #
 # Let $\nu \to 0$ with $s^2 \nu = \epsilon^2$ fixed: differences of this loss become those of
 # $\tfrac12 \log(e^2 + \epsilon^2)$. **The iC-VAE is the limit of a proper model**, and its floor is

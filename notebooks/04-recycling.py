@@ -80,7 +80,7 @@ print(f"dirty images {mse(dirty.x, digits.x):.3f}, cleaned by the iC-VAE {mse(fi
 # $(x - \mu(z))^2 + \epsilon^2$ per entry ($\epsilon$ is the floor). Together they are a distribution, from which a new
 # datum can be drawn (Eq. 7):
 #
-# $$x_1 = x, \qquad z_k \sim q(z \mid x_k), \qquad
+# $$x_1 = x, \quad z_k \sim q(z \mid x_k), \quad
 # x_{k+1} \sim \mathcal{N}\big(\mu(z_k),\; (x_k - \mu(z_k))^2 + \epsilon^2\big).$$
 #
 # Every entry moves by about as much as it was off: where $x_k$ agrees with $\mu$ the new datum agrees with both, and
@@ -179,8 +179,8 @@ class Still(nn.Module):
 # Let $\mu$ be right and the floor small. An error of size $|e_k|$ is followed by $e_{k+1} = e_k\, n$ with
 # $n \sim \mathcal{N}(0, 1)$. It keeps its size on average, $\mathbb{E}\, e_{k+1}^2 = e_k^2$, but not typically:
 #
-# $$\mathbb{E} \log |e_{k+1}| = \log |e_k| + \mathbb{E} \log |n| = \log |e_k| - \tfrac12 (\gamma + \log 2)
-# = \log |e_k| - 0.635,$$
+# $$\begin{aligned} \mathbb{E} \log |e_{k+1}| &= \log |e_k| + \mathbb{E} \log |n|, \\
+# \mathbb{E} \log |n| &= - \tfrac12 (\gamma + \log 2) = - 0.635, \end{aligned}$$
 #
 # with Euler's $\gamma = 0.577$. The typical error falls by a factor $e^{-0.635} = 0.53$ per pass, while a few grow:
 # later passes train on **sparser** dirt. That holds if $\mu$ is right; if it is wrong, the error of $\mu$ itself is
@@ -325,7 +325,7 @@ print(f"the extra term is {share:.0%} as long as the gradient without it")
 # $\tfrac12 \|u - As\|^2 + \lambda \sum_j w_j |s_j|$ (Eq. 23-24; the paper has no $\tfrac12$ and leaves the penalty
 # open). Then
 #
-# $$f(s_{k+1}) \le Q(s_{k+1} \mid s_k) \le Q(s_k \mid s_k) = f(s_k):$$
+# $$f(s_{k+1}) \le Q(s_{k+1} \mid s_k) \le Q(s_k \mid s_k) = f(s_k).$$
 #
 # **$f$ never rises**, even if step 2 is stopped early. Entries that are small get large weights and vanish; the first
 # iteration finds roughly which entries are not zero, the later ones refine.
