@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import torch
 from pyro import poutine
 from torch.func import jacrev
+from torch.nn.functional import softplus
 
 import pyro_vaes as pv
 from pyro_vaes.data.hidden import hiding
@@ -721,8 +722,9 @@ show(
 #
 # Where does $D$ enter the probabilities? Nowhere. $p(z)\, p(x \mid z)$ and $q(z \mid x)$ are the programs, and the
 # term is a function of *draws* of them, not a density of $x$. It changes where training goes, and it changes no
-# formula: ask the trained pair for its bound, and $D$ has no say. We check that, that $D$ is a constant in the
-# generator's loss, and that in the game as printed both losses pull the fakes in opposite directions.
+# formula: ask the trained pair for its bound, and $D$ has no say. We check that; that neither player's loss moves the
+# other ($D$ is a constant in the generator's loss, the images in $D$'s); and that in the game as printed both losses
+# pull the fakes in opposite directions.
 # (`rate` is $D$'s learning rate as a multiple of the others'.)
 
 # %%
@@ -739,8 +741,9 @@ game = pv.players(gan.objective.discriminator, test[:30], fakes, saturating=True
 weights_of_d = list(gan.objective.discriminator.parameters())
 moved = torch.autograd.grad(game.generator, weights_of_d, allow_unused=True, retain_graph=True)
 assert all(g is None or not g.any() for g in moved)  # D is a constant in the generator's loss
+assert torch.autograd.grad(game.discriminator, fakes, allow_unused=True, retain_graph=True)[0] is None
 ours = torch.autograd.grad(game.generator, fakes)[0]
-loss_of_d = torch.nn.functional.softplus(gan.objective.discriminator(fakes)).mean()  # -log(1 - D), with its images
+loss_of_d = softplus(gan.objective.discriminator(fakes)).mean()  # -log(1 - D), with its images
 assert torch.allclose(ours, -torch.autograd.grad(loss_of_d, fakes)[0], atol=1e-7)  # opposite signs: S3 has them equal
 
 # %% [markdown]
@@ -805,6 +808,11 @@ for kind in ("posterior", "prior", "both"):
     torch.manual_seed(2)
     terms = {name: term.item() for name, term in blocks_gan(x).terms.items()}
     print(f"{kind:10s}", ", ".join(f"{name} {value:.2f}" for name, value in terms.items()))
+    if kind == "posterior":  # the fakes are mu of section 2: -log D = softplus(-logit), -log(1 - D) = softplus(logit)
+        with torch.no_grad():
+            of_fakes, of_data = blocks_gan.objective.discriminator(mu), blocks_gan.objective.discriminator(x)
+        assert math.isclose(terms["gan"], 8 * softplus(-of_fakes).mean(), rel_tol=1e-4)
+        assert math.isclose(terms["discriminator"], softplus(-of_data).mean() + softplus(of_fakes).mean(), rel_tol=1e-4)
 torch.manual_seed(2)
 assert torch.isclose(blocks_gan(x).bound, loss.bound, rtol=1e-5)  # the bound of section 2, whatever D says
 asked = pv.complete(blocks_gan, test[:6], seen, tau=1.0, steps=60, restarts=2).mean
