@@ -1,4 +1,4 @@
-"""The page of ambiguities has every question once, and what it says of the code is there."""
+"""The pages of ambiguities and words name what is there."""
 
 import importlib
 import inspect
@@ -9,23 +9,51 @@ import pytest
 
 import pyro_vaes as pv
 
-PAGE = (Path(pv.__file__).parent.parent / "docs" / "ambiguities.md").read_text()
-SECTIONS = {m[1]: m[2] for m in re.finditer(r"^### (Q\d+) · .*?\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)}
+DOCS = Path(pv.__file__).parent.parent / "docs"
+CODE = re.compile(r"`([\w.]+)(?:\(([\w=, ]*)\))?`")
 
 
-def test_every_question_has_one_section():
-    assert sorted(SECTIONS, key=lambda q: int(q[1:])) == [f"Q{n}" for n in range(1, 35)]
-    assert len(re.findall(r"^### Q", PAGE, re.M)) == 34
+def column(page: str, number: int = 1) -> list[str]:
+    """The cells of one column of all tables of a page, without their heads."""
+    rows = [line.strip().strip("|").split(" | ") for line in (DOCS / page).read_text().splitlines() if line[:2] == "| "]
+    return [cells[number] for cells in rows if cells[number].strip() != "in the code"]
 
 
-@pytest.mark.parametrize("question", SECTIONS)
-def test_the_code_has_it(question):
-    there, here, code = (SECTIONS[question].split(f"*{part}:*") for part in ("There", "Here", "In the code"))
-    assert len(there) == len(here) == len(code) == 2
-    for name, arguments in re.findall(r"`pv\.(\w+)(?:\(([\w, ]*)\))?`", code[1]):
-        parameters = inspect.signature(getattr(pv, name)).parameters
-        assert set(filter(None, arguments.split(", "))) <= set(parameters), name
-    for path in re.findall(r"`(pyro_vaes[\w.]+)`", code[1]):
-        module, _, name = path.rpartition(".")
-        assert hasattr(importlib.import_module(module), name) or importlib.import_module(path)
-    assert "`p" in code[1]
+def found(name: str) -> object:
+    """A public name after ``pv.``, or a module inside the package and what it holds."""
+    thing: object = pv
+    path = "pyro_vaes"
+    for part in name.removeprefix("pv.").split("."):
+        path += f".{part}"
+        if not name.startswith("pv.") and not hasattr(thing, part):
+            importlib.import_module(path)
+        thing = getattr(thing, part)
+    return thing
+
+
+def checked(cell: str) -> int:
+    """Find every code name of a cell, and every argument in its signature."""
+    names = CODE.findall(cell)
+    for name, arguments in names:
+        thing = found(name)
+        for argument in re.findall(r"(\w+)=", arguments):
+            assert argument in inspect.signature(thing).parameters, f"{name}({argument}=)"  # type: ignore[arg-type]
+    return len(names)
+
+
+def test_every_ambiguity_has_its_row():
+    text = (DOCS / "ambiguities.md").read_text()
+    assert sorted(int(n) for n in re.findall(r"^### Q(\d+): ", text, re.M)) == list(range(1, 35))
+    assert len(column("ambiguities.md")) == 34
+
+
+@pytest.mark.parametrize("page", ["ambiguities.md", "glossary.md"])
+def test_names_in_the_code_exist(page):
+    for cell in column(page):
+        assert checked(cell), f"no code name in {cell!r}"
+
+
+@pytest.mark.parametrize("wrong", ["`pv.no_such`", "`pv.vae(no_such=)`", "`nn.mlp.NoSuch`"])
+def test_a_name_that_is_not_there_is_noticed(wrong):
+    with pytest.raises((AttributeError, AssertionError, ImportError)):
+        checked(wrong)

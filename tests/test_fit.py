@@ -12,11 +12,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
+from torch import nn
 
 import pyro_vaes as pv
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.batches import Order
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
+from pyro_vaes.plates import data_plate
 
 
 def make(name="ic_vae"):
@@ -412,3 +415,24 @@ def test_a_folder_with_a_checkpoint_is_never_trained_over(data, tmp_path):
     with pytest.raises(pv.InputError, match="already holds a checkpoint"):
         pv.fit(make(), data, **OPTIONS, out=tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_counts_with_a_largest_value_are_checked_for_any_number_of_data():
+    """The bound of a binomial's support has the shape of the rehearsal, which was of two data."""
+
+    class Points(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.decoder = nn.Linear(2, 4)
+
+        def forward(self, x=None, y=None, *, size=None):
+            with data_plate(x, size):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                return pyro.sample("x", dist.Binomial(16, logits=self.decoder(z)).to_event(1), obs=x)
+
+    pair = pv.Pair(Points(), pv.l2_vae(4, 2, (5,)).guide)
+    x = torch.randint(17, (9, 4)).float()
+    assert pv.fit(pair, x, steps=2, progress=False).step == 2
+    x[7, 1] = 17
+    with pytest.raises(pv.InputError, match="row 7, column 1"):
+        pv.fit(pair, x, steps=2, progress=False)

@@ -10,7 +10,8 @@ import pyro_vaes as pv
 
 ROOT = Path(pv.__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *(DOCS / "howto").glob("*.md")]
+MADE = DOCS / "contributing.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*DOCS.glob("*.md")} - {MADE}), *DOCS.glob("howto/*.md")]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pages that the build writes: docs/api, docs/gallery, docs/notebooks.
 GENERATED = re.compile(r"docs/(api|gallery|notebooks)/([\w-]+)\.(md|ipynb)$")

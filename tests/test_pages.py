@@ -1,8 +1,8 @@
 """The built pages in a browser, wide and on a phone: nothing sticks out, breaks, or asks another host for anything.
 
 ``PYRO_VAES_BROWSER=1`` fails where there is no browser, instead of skipping; ``PYRO_VAES_DOCS=FOLDER`` looks at pages
-that are built already; ``PYRO_VAES_SCREENSHOTS=FOLDER`` keeps a picture of every page; ``PYRO_VAES_ONLY=howto/*.html``
-looks at some pages only.
+that are built already; ``PYRO_VAES_SCREENSHOTS=FOLDER`` keeps a picture of every page,
+``PYRO_VAES_ONLY=howto/*.html`` looks at some pages only.
 """
 
 import json
@@ -35,7 +35,7 @@ asked && document.querySelector(".math") ? later() : done(true);
 """
 LOOK = """
 const width = document.documentElement.clientWidth, out = [];
-const scrolls = e => { for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
+const scrolls = e => { for (let p = e.parentElement; p && p.tagName !== "ARTICLE"; p = p.parentElement)
   if (getComputedStyle(p).overflowX !== "visible") return true; return false; };
 for (const e of document.querySelectorAll("main article *")) {
   const box = e.getBoundingClientRect();

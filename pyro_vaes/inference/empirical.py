@@ -78,7 +78,7 @@ def fit_prior(
 
     Args:
         pair: its model has a :class:`~pyro_vaes.models.priors.ChannelPrior`; for other pairs see
-            :func:`~pyro_vaes.variants.empirical.with_empirical_prior`.
+            :func:`~pyro_vaes.variants.with_empirical_prior`.
         x: (N, d). y: conditions of a conditional pair. draws: codes per datum, each of which counts as one of N.
         batch_size: rows at a time. seed: of the draws.
 

@@ -1,5 +1,6 @@
 """What stops a run before harm is done: wrong data at the start, a signal or a NaN on the way."""
 
+import copy
 import math
 import signal
 import threading
@@ -87,7 +88,7 @@ def check_data(
     if ours is not None and as_batch(x[:1]).dtype != ours:
         raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
     of: Any = pair.traces()[1].nodes["x"]["fn"].support if support else None
-    family: Any = getattr(of, "base_constraint", of)
+    family: Any = _of_any(getattr(of, "base_constraint", of))
     for start in range(0, len(x), CHUNK):
         chunk = as_batch(x[start : start + CHUNK])
         if holes and chunk.isnan().any():
@@ -114,6 +115,16 @@ def check_data(
                 start,
                 f"{pair.name} models values in [{low:g}, {high:g}], so rescale",
             )
+
+
+def _of_any(family: Any) -> Any:
+    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data."""
+    found = {name: getattr(family, name, None) for name in ("lower_bound", "upper_bound")}
+    bounds = {name: b[:1] for name, b in found.items() if isinstance(b, Tensor) and b.dim() > 1}
+    if bounds:
+        family = copy.copy(family)
+        vars(family).update(bounds)
+    return family
 
 
 def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
