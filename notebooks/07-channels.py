@@ -32,6 +32,7 @@ import matplotlib.pyplot as plt
 import torch
 from pyro import poutine
 from torch.func import jacrev
+from torch.nn.functional import softplus
 
 import pyro_vaes as pv
 from pyro_vaes.data.hidden import hiding
@@ -84,6 +85,9 @@ def show(grid, title, rows=None, columns=None):
 # bottom from another. Blocks are the compromise. Within a block every cell meets every other; between blocks only the
 # LSTM mediates.
 #
+# The third row holds for the *standard deviations* and for the way back. The means of `bcvae` and `crvae` come from one
+# convolution over all features, less a learned offset $\mu_0$; an offset is added again on the way back.
+#
 # We take $T = 4$ blocks of one channel each, and pixels $x \sim \mathcal{N}(\mu, 0.1^2)$.
 
 # %%
@@ -102,7 +106,8 @@ for pair in pairs.values():
 print(recurrent.describe())
 
 # %% [markdown]
-# `hidden=(8,)` is one halving of the image, `units` the width of the LSTM. `describe` reads the pair's own traces.
+# `hidden=(8,)` is one halving of the image with 8 filters (each kept twice, above zero and below it, hence the 16
+# channels); `units` is the width of the LSTM. `describe` reads the pair's own traces.
 # Four latent sites, each a Normal under $p$ and under $q$, then $u$, which is *recorded* and not drawn: it is a
 # function of the codes.
 
@@ -148,10 +153,11 @@ for t in range(4):
     assert torch.isclose(loss.terms[f"z_{t + 1}"], kl[:, t].mean(), rtol=1e-4)
 assert torch.isclose(loss.terms["x"], -log_x.mean(), rtol=1e-4)
 assert torch.isclose(loss.bound, (log_x - kl.sum(-1)).mean(), rtol=1e-4)
-print(f"log-likelihood {log_x.mean():.1f} - KL {kl.sum(-1).mean():.1f} = bound {loss.bound:.1f} nats per digit")
+print(f"50 digits: log-likelihood {log_x.mean():.1f} - KL {kl.sum(-1).mean():.1f} = bound {loss.bound:.1f} nats each")
 
 # %% [markdown]
-# (Positive numbers are no error: a density of real pixels with standard deviation 0.1 may exceed 1.)
+# (Positive numbers are no error: a density of real pixels with standard deviation 0.1 may exceed 1. And these are the
+# first 50 of the new digits; the figure below has all 297, among them harder ones.)
 #
 # Now look where the nats of each code live. The KL of a block is what the guide says about the digit through this
 # block, and what the block costs.
@@ -246,6 +252,11 @@ for ax, (matrix, title, of) in zip(axes, panels, strict=True):
 axes[0].set_ylabel("block $s$ of the answer")
 plt.show()
 
+# %% [markdown]
+# Read a row: what one block of the answer hears. Read a column: who hears of one block. $z_1$ is heard everywhere, a
+# little less at every step, and $z_4$ by $u_4$ alone. (Norms of derivatives at one code: the zeros hold everywhere, the
+# other numbers only there.)
+
 # %% [markdown] tags=["derivation"]
 # ### One block is the plain VAE
 #
@@ -327,22 +338,35 @@ for s in (1.0, 0.3, 0.05):
 # So far the proposition. But it is a statement about **another** model than the one we trained, in three ways.
 #
 # 1. In the crVAE $u$ is *deterministic*, as the authors say: $s \to 0$. Then $\log p(u_t \mid u_{t-1}, z_t)$ is the
-#    logarithm of a spike. For any guide of fixed width the bound goes to $-\infty$: still true, and empty.
+#    logarithm of a spike. For any guide of fixed width the bound goes to $-\infty$: still true, and empty. Only a guide
+#    that narrows as fast as $s$ keeps up, and in the limit it is a spike, too: a KL without end against a
+#    log-likelihood without end.
 # 2. $u$ is not observed. What we bound is $\log p(x)$, with $x$ made of *all* of $u$. An observation that mixes the
 #    steps couples the codes: explaining away. The posterior $p(z \mid x)$ is no product.
 # 3. An LSTM's $u_t$ depends on *all* of $z_1 \dots z_t$ through its state, not only on $u_{t-1}$ and $z_t$.
 #
-# The first two can be seen in the same chain of numbers.
+# The first two can be seen in the same chain of numbers. Put the recursion into itself: $u = M (b z + s \epsilon)$ with
+# $M_{ij} = a^{i - j}$ for $j \le i$. For any Gaussian observation $y = A z + e$, $e \sim \mathcal{N}(0, R)$, Bayes'
+# rule adds the squares in $z$, so that the posterior precision is $I + A^\top R^{-1} A$. We ask for it twice: for
+# $y = u$, where $A = b M$ and $R = s^2 M M^\top$, and for $x = u_1 + \dots + u_T + \text{noise}$. And of all Gaussians
+# with independent entries the one closest to a Gaussian with precision $P$, in the KL of the bound, has the precisions
+# $P_{jj}$. What it loses is that KL, $\tfrac12 \big(\sum_j \log P_{jj} - \log \det P\big)$.
 
 # %%
 s, noise = 0.5, 0.5
 mix = torch.tensor([[a ** (i - j) if i >= j else 0.0 for j in range(T)] for i in range(T)], dtype=torch.float64)
-given_u = torch.eye(T, dtype=torch.float64) * (1 + b**2 / s**2)  # precision of p(z | u): diagonal, by the derivation
-# x = u_1 + ... + u_T + noise: a row of weights c for z, and the variance of all that is not z.
-c, spread = b * mix.sum(0), s**2 * mix.sum(0).square().sum() + noise**2
-given_x = torch.eye(T, dtype=torch.float64) + torch.outer(c, c) / spread
+total = torch.ones(1, T, dtype=torch.float64) @ mix  # the weights of u_1 + ... + u_T
+
+
+def posterior_precision(A, R):
+    return torch.eye(T, dtype=torch.float64) + A.T @ torch.linalg.solve(R, A)
+
+
+given_u = posterior_precision(b * mix, s**2 * mix @ mix.T)
+given_x = posterior_precision(b * total, s**2 * total @ total.T + noise**2)
 gap = [0.5 * (p.diagonal().log().sum() - p.logdet()).item() for p in (given_u, given_x)]
-assert gap[0] == 0 and gap[1] > 0.1  # what the best factorised guide loses, in nats
+assert torch.allclose(given_u, (1 + b**2 / s**2) * torch.eye(T, dtype=torch.float64))  # the product of the derivation
+assert abs(gap[0]) < 1e-9 and gap[1] > 0.1  # what the best factorised guide loses, in nats
 
 widths = torch.logspace(-2, 0, 40).tolist()
 figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.6), layout="constrained", width_ratios=[1.5, 1, 1])
@@ -352,7 +376,7 @@ axes[0].semilogx(widths, [local_bound(w, 0.2) for w in widths], color=RED, label
 axes[0].set_ylim(-30, 0)
 axes[0].set_xlabel("noise $s$ of $u$")
 axes[0].set_ylabel("nats")
-axes[0].set_title("Without noise ($s \\to 0$) nothing is bounded", loc="left", fontsize=11)
+axes[0].set_title("As $s \\to 0$ a guide of fixed width says nothing", loc="left", fontsize=11)
 axes[0].legend(frameon=False, fontsize=10, loc="lower right")
 titles = ("$u$ observed: a product", "only the sum of $u$ + noise: coupled")
 for ax, precision, lost, title in zip(axes[1:], (given_u, given_x), gap, titles, strict=True):
@@ -364,6 +388,9 @@ for ax, precision, lost, title in zip(axes[1:], (given_u, given_x), gap, titles,
 plt.show()
 
 # %% [markdown]
+# Left: every curve lies on or below the exact one, so all are bounds; the red one is worth nothing on the left. Right:
+# the precision of the codes given $u$, and given only the sum; off the diagonal is what a factorised guide cannot have.
+#
 # Take the proposition for what it is: a reason to *hope* that steps divide the work. The bound that `fit` minimises
 # is that of section 2, and nothing else.
 
@@ -406,9 +433,9 @@ print(f"alpha = 0.0003 is beta = {0.0003 * 64 / (8 * 0.1**2):.2f} for 8 x 8 pixe
 # it moves when everything is drawn anew. (This share is Sobol's total effect. The shares add up to one where images
 # are a sum of functions of single blocks, and to more where blocks act together.)
 #
-# We look at two starts of `bcvae` and of `crvae`, and at a `crvae` whose first block is weighed four times. (The
-# paper's ratio is 1.5, too gentle to be seen after seconds of training.) *Predict* before you look: which of the five
-# must have an order in its blocks, and which can have one only by chance?
+# We look at two starts of `bcvae` and of `crvae` (the second in a lighter colour), and at a `crvae` whose first block
+# is weighed four times. (The paper's ratio is 1.5, too gentle to be seen after seconds of training.) *Predict* before
+# you look: which of the five must have an order in its blocks, and which can have one only by chance?
 
 # %%
 torch.manual_seed(2)
@@ -522,7 +549,8 @@ ax.text(0.01, 8.1, "$\\sqrt{64}$", va="bottom")
 ax.set_xlabel("on the way from one code to the other")
 ax.set_ylabel("length of the code")
 ax.set_title("The straight line leaves the shell where codes lie (bands: 90 % of draws)", loc="left", fontsize=11)
-ax.legend(frameon=False, loc="lower right")
+ax.set_ylim(3.8, 9.6)
+ax.legend(frameon=False, loc="lower center", ncols=2)
 plt.show()
 
 # %% [markdown] tags=["derivation"]
@@ -530,9 +558,9 @@ plt.show()
 #
 # **What if we keep the convolutional code and mend its prior instead?**
 #
-# The grid of `cvae_conv` reconstructs well and draws badly. Its codes are correlated from cell to cell, and
-# $\mathcal{N}(0, I)$ does not know it. So fit, once training has ended, a Gaussian for every channel $k$ to the codes
-# of the data:
+# In the paper the grid of `cvae_conv` reconstructs faces well and draws them badly. Its codes are correlated from cell
+# to cell, and $\mathcal{N}(0, I)$ does not know it. So fit, once training has ended, a Gaussian for every channel $k$
+# to the codes of the data:
 #
 # $$\hat\mu_k = \frac1N \sum_n z_k^n, \qquad
 # \hat\Sigma_k = \frac{1}{N - 1} \sum_n (z_k^n - \hat\mu_k)(z_k^n - \hat\mu_k)^\top, \qquad z^n \sim q(z \mid x^n).$$
@@ -586,8 +614,13 @@ figure.suptitle("Codes of digits are correlated between cells: what N(0, I) leav
 plt.show()
 
 # %% [markdown]
-# On the page of results the fitted prior made samples of faces much better, and those of birds not: a Gaussian per
-# channel is a modest repair. The `two_stage_vae` of `06-generation.ipynb` learns the codes with a second VAE instead.
+# In nats the repair is large. By eye it is modest: strokes of the second row hang together better than those of the
+# first. (And `conv_vae`, after seconds of training, draws no better than the grid; the difference that the paper shows
+# on faces is not to be had here.) A channel without correlations, such as the last one here, is one that the guide
+# does not use: its codes *are* draws of the prior, and there is nothing to fit.
+#
+# On the page of results the fitted prior made samples of faces much better, and those of birds not. The `two_stage_vae`
+# of `06-generation.ipynb` learns the codes with a second VAE instead.
 
 # %% [markdown] tags=["derivation"]
 # ## 9. Half an image, completed
@@ -601,10 +634,10 @@ plt.show()
 # $$E(z) = \lVert m \odot (\mathrm{gen}(z) - x) \rVert^2 - \gamma \log p(z) + \text{const}, \qquad \gamma = 2 s^2 .$$
 #
 # That is the paper's Eq. 5 with its sign mended. As printed it has $+ \gamma \log \mathcal{N}(z; 0, I)$, and then
-# nothing holds the code: along any ray $z = r v$ the squares stay below the number of seen pixels, since images lie
-# in $[0, 1]$, while $+\gamma \log p(z)$ falls like $-\gamma r^2 / 2$. Its infimum is $-\infty$, at infinitely
-# unlikely codes. The last term of Eq. 5, $\tau \log(1 - D(\mathrm{gen}(z)))$, asks a discriminator $D$; we come to it
-# below.
+# nothing holds the code: along any ray $z = r v$, $\lVert v \rVert = 1$, the squares stay below the number of seen
+# pixels, since images lie in $[0, 1]$, while $+\gamma \log p(z)$ falls like $-\gamma r^2 / 2$. Its infimum is
+# $-\infty$, at infinitely unlikely codes. The last term of Eq. 5, $\tau \log(1 - D(\mathrm{gen}(z)))$, asks a
+# discriminator $D$; we come to it below.
 
 # %%
 seen = hiding("right", (8, 8))  # (64,), 1 is seen, 0 is hidden
@@ -640,6 +673,7 @@ guesses = {
     "mean digit": train.mean(0).expand(6, -1),
     "nearest digit": nearest,
     "conv_vae, best code": best.mean,
+    "conv_vae, 8 restarts": pv.complete(fc, rows, seen, steps=200, restarts=8).mean,
     "crvae, best code": cr_half.mean,
     "conv_vae, mean of draws": fc_half.mean,
 }
@@ -657,11 +691,12 @@ show(
 
 # %% [markdown]
 # Six images are an illustration, not a comparison. Still, see two things in the numbers (mean squares of hidden
-# pixels). The *best* code of `conv_vae` is worse than the mean digit, and more restarts or steps would not mend it:
-# the energy is at its minimum, and the mode of a density over 64 entries need not look like its mean. And k-hat is
-# above 0.7 for nearly all of them: take the draws as guesses, not as a posterior. A code of 64 entries is already
-# much for importance sampling; `method="nuts"` is slower and surer (`09-posterior.ipynb`). The nearest training
-# digit, no model at all, is hard to beat with 1,500 small digits to choose from.
+# pixels). The *best* code of `conv_vae` is worse than the mean digit, and four times as many restarts, with three times
+# the steps, do not mend it: the search is no longer the trouble, and the mode of a density over 64 entries need not
+# look like its mean. And k-hat is above 0.7 for all or nearly all of them: take the draws as guesses, not as a
+# posterior. A code of 64 entries is already much for importance sampling; `method="nuts"` is slower and surer
+# (`09-posterior.ipynb`). The nearest training digit, no model at all, is hard to beat with 1,500 small digits to choose
+# from.
 
 # %% [markdown] tags=["derivation"]
 # ## 10. The adversarial term is part of the objective, and of nothing else
@@ -669,7 +704,8 @@ show(
 # **What does a discriminator do to $p$ and $q$?**
 #
 # The paper adds a game (Eq. 4): a network $D$ learns to tell data from images that the model makes, and model and
-# guide learn to be mistaken for data,
+# guide learn to be mistaken for data. $D(x)$ is its probability that $x$ is real (the
+# networks in the code give its logit),
 #
 # $$\min_{\phi, \theta} \max_D \; -\mathrm{ELBO} + \lambda \Big( \mathbb{E}_{x} \log D(x)
 #   + \mathbb{E}_{z \sim q(z \mid x)} \log(1 - D(\mathrm{gen}(z)))
@@ -677,12 +713,19 @@ show(
 #
 # Three places disagree. Eq. 4 has fakes from $q$ *and* $p$; Eq. S3 only from $p$, and with the sign of $D$'s own
 # loss, which the generator would then minimise together with $D$; the experiment with few labels has reconstructions
-# only. Hence `fakes="posterior"`, `"prior"` or `"both"` (the default, Eq. 4), and the right sign.
+# only. Hence `fakes="posterior"`, `"prior"` or `"both"` (the default, Eq. 4), and the right sign. Eq. 4 has no
+# $\lambda$ either, Eq. S3 has one (called $\beta$ there): it is `weight`, in nats.
+#
+# One more departure, the authors' code has it too: where $D$ is sure of a fake, $\log(1 - D)$ is flat, and the
+# generator learns nothing. So what `VAEGAN` gives it to minimise is $-\log D(\mathrm{gen}(z))$, which falls in the same
+# direction and is steep there. `saturating=True` is the game as printed.
 #
 # Where does $D$ enter the probabilities? Nowhere. $p(z)\, p(x \mid z)$ and $q(z \mid x)$ are the programs, and the
 # term is a function of *draws* of them, not a density of $x$. It changes where training goes, and it changes no
-# formula: ask the trained pair for its bound, and $D$ has no say. We check that, and that neither player's loss moves
-# the other: $D$ is a constant in the generator's loss, the images in $D$'s.
+# formula: ask the trained pair for its bound, and $D$ has no say. We check that; that neither player's loss moves the
+# other ($D$ is a constant in the generator's loss, the images in $D$'s); and that in the game as printed both losses
+# pull the fakes in opposite directions.
+# (`rate` is $D$'s learning rate as a multiple of the others'.)
 
 # %%
 torch.manual_seed(1)
@@ -698,14 +741,15 @@ game = pv.players(gan.objective.discriminator, test[:30], fakes, saturating=True
 weights_of_d = list(gan.objective.discriminator.parameters())
 moved = torch.autograd.grad(game.generator, weights_of_d, allow_unused=True, retain_graph=True)
 assert all(g is None or not g.any() for g in moved)  # D is a constant in the generator's loss
+assert torch.autograd.grad(game.discriminator, fakes, allow_unused=True, retain_graph=True)[0] is None
 ours = torch.autograd.grad(game.generator, fakes)[0]
-loss_of_d = torch.nn.functional.softplus(gan.objective.discriminator(fakes)).mean()  # -log(1 - D), with its images
+loss_of_d = softplus(gan.objective.discriminator(fakes)).mean()  # -log(1 - D), with its images
 assert torch.allclose(ours, -torch.autograd.grad(loss_of_d, fakes)[0], atol=1e-7)  # opposite signs: S3 has them equal
 
 # %% [markdown]
-# The rule of the paper: where $D$ tells more than 90 % right it skips its step, so that it does not win for good.
-# Train on, and watch both, the game and the bound. We go on from the trained `conv_vae` with both objectives, for as
-# many steps.
+# The rule of the paper: where $D$ tells more than 90 % of a batch right it skips its step, so that it does not win for
+# good. Train on, and watch both, the game and the bound. We go on from the trained `conv_vae` with both objectives, for
+# as many steps.
 
 # %%
 more = pv.conv_vae(**size)
@@ -749,7 +793,8 @@ show(torch.stack([pv.sample(more, 9, seed=5), pv.sample(gan, 9, seed=5)]), "New 
 # and 128 pixels, after 150 passes.
 #
 # `crvae_gan` is the same around blocks. Its terms show all of this notebook at once: one KL per block, with its
-# weight; the data; the two players.
+# weight; the data; the two players. (`gan` is $\lambda$ times the generator's loss, so that two kinds of fakes cost
+# twice. `discriminator` is $D$'s own loss, and $2 \log 2 = 1.39$ is that of a coin: this $D$ has not learned yet.)
 
 # %%
 torch.manual_seed(1)
@@ -763,6 +808,11 @@ for kind in ("posterior", "prior", "both"):
     torch.manual_seed(2)
     terms = {name: term.item() for name, term in blocks_gan(x).terms.items()}
     print(f"{kind:10s}", ", ".join(f"{name} {value:.2f}" for name, value in terms.items()))
+    if kind == "posterior":  # the fakes are mu of section 2: -log D = softplus(-logit), -log(1 - D) = softplus(logit)
+        with torch.no_grad():
+            of_fakes, of_data = blocks_gan.objective.discriminator(mu), blocks_gan.objective.discriminator(x)
+        assert math.isclose(terms["gan"], 8 * softplus(-of_fakes).mean(), rel_tol=1e-4)
+        assert math.isclose(terms["discriminator"], softplus(-of_data).mean() + softplus(of_fakes).mean(), rel_tol=1e-4)
 torch.manual_seed(2)
 assert torch.isclose(blocks_gan(x).bound, loss.bound, rtol=1e-5)  # the bound of section 2, whatever D says
 asked = pv.complete(blocks_gan, test[:6], seen, tau=1.0, steps=60, restarts=2).mean
@@ -775,6 +825,7 @@ print(f"Eq. 5 with tau = 1, and a D that was never trained: the hidden half move
 # **1. A recurrence of your own.** The family needs no LSTM: any module from blocks $(\dots, T, k/T)$ to blocks
 # $(\dots, T, m)$ will do. Take running sums, $u_t = z_1 + \dots + z_t$. *Predict* the matrix of section 3, entry by
 # entry, for blocks of $k/T = 3$ entries. Then put the module into a pair, test your prediction, and train the pair.
+# (The model is `LatentBlocks` of `pyro_vaes.models.blocks`, the guide `AmortisedBlocks` of `pyro_vaes.guides.blocks`.)
 
 # %% tags=["solution", "hide-cell"] jupyter={"source_hidden": true}
 # du_s / dz_t is the 3 x 3 identity for t <= s and 0 otherwise; its norm is the square root of 3.
