@@ -55,12 +55,12 @@ class VAEGAN(ELBO):
     Raises:
         InputError: for bad settings; for a prior that cannot be drawn, or a mean that is not (B, d).
 
-    Source: Shang, Sohn, Akata & Tian (2017), Eq. 4 and S3, supplement G.4 and H; VAE-GAN: Larsen et al. (2016). Eq. 4 has
-    fakes of both kinds, S3 those of the prior, the experiment with few labels reconstructions. The sign of L_D in S3
-    is that of D, which the generator would minimise *with* D; Eq. 4 has the right one, and so has the authors' code,
-    whose generator's loss does not saturate either, which is the default here. Departs from them: both players step
-    at once, from the same parameters; the encoder sees the adversarial loss of the reconstructions, as in Eq. 4 and
-    in their code with recurrence, but not in that without.
+    Source: Shang, Sohn, Akata & Tian (2017), Eq. 4 and S3, supplement G.4 and H; VAE-GAN: Larsen et al. (2016). Eq. 4
+    has fakes of both kinds, S3 those of the prior, the experiment with few labels reconstructions. The sign of L_D in
+    S3 is that of D, which the generator would minimise *with* D; Eq. 4 has the right one, and so has the authors' code,
+    whose generator's loss does not saturate either, which is the default here. Departs from them: both players step at
+    once, from the same parameters; the encoder sees the adversarial loss of the reconstructions, as in Eq. 4 and in
+    their code with recurrence, but not in that without.
 
     >>> from pyro_vaes.nn.discriminator import ImageDiscriminator
     >>> from pyro_vaes.variants import l2_vae
