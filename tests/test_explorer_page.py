@@ -230,9 +230,10 @@ def test_what_is_pruned_is_named(opened):
         assert sum("pruned" in label for label in labels) == len(pruned)
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_no_page_is_wider_than_the_screen(opened, width):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+@pytest.mark.parametrize(("width", "height"), [(320, 256), (375, 800), (1280, 800)])
+def test_no_page_is_wider_than_the_screen(opened, width, height):
+    """320 x 256 is what is left of 1280 x 1024 at 400 %: pictures that stay in sight would hide the sliders."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         for name in MODELS:
@@ -240,6 +241,9 @@ def test_no_page_is_wider_than_the_screen(opened, width):
             opened.execute_script("document.querySelector('details').open = true")
             assert opened.execute_script("return document.documentElement.scrollWidth") <= width
             assert opened.execute_script("return document.querySelector('.pv-track').clientWidth") > width / 4
+            code = """const pair = document.querySelector('.pv-pair');
+                return getComputedStyle(pair).position === 'sticky' ? pair.offsetHeight : 0"""
+            assert opened.execute_script(code) < height / 2, "room for the sliders"
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
