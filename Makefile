@@ -36,7 +36,9 @@ readme: .venv/ready
 	touch .venv/ready
 
 # The pages, from docs/, results/, notebooks/ and the docstrings, in build/docs.
+# From scratch, because listings of the source would keep links to what is gone.
 docs: .venv/ready
+	rm -rf build/docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "open build/docs/index.html"
 

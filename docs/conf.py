@@ -32,6 +32,8 @@ nb_merge_streams = True
 
 # A forward that says nothing does not repeat what torch says of every module.
 autodoc_inherit_docstrings = False
+# Single backticks in docstrings are code too.
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True

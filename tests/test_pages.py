@@ -35,7 +35,7 @@ asked && document.querySelector(".math") ? later() : done(true);
 """
 LOOK = """
 const width = document.documentElement.clientWidth, out = [];
-const scrolls = e => { for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
+const scrolls = e => { for (let p = e.parentElement; p && p.tagName !== "ARTICLE"; p = p.parentElement)
   if (getComputedStyle(p).overflowX !== "visible") return true; return false; };
 for (const e of document.querySelectorAll("main article *")) {
   const box = e.getBoundingClientRect();

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from sphinx import addnodes
+
 from pyro_vaes.card import card
 from pyro_vaes.variants import VARIANTS
 
@@ -48,6 +50,14 @@ def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
         lines[:] = escaped(lines)
 
 
+def unlisted(app: Any, doctree: Any) -> None:
+    """Keep the gallery's entries from the listings of source code, whose way back leads to the API page."""
+    if app.env.docname.startswith("gallery/"):
+        for signature in doctree.findall(addnodes.desc_signature):
+            signature["module"] = None
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process, priority=400)
+    app.connect("doctree-read", unlisted, priority=100)
     return {"parallel_read_safe": True}
