@@ -38,6 +38,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 add_module_names = False
+# A name in single backticks is code, not the title of a book.
+default_role = "code"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 

@@ -27,9 +27,19 @@ def written(source: Path) -> Path:
     return target
 
 
-if __name__ == "__main__":
+def wrong(names: list[str]) -> str | None:
+    """Say what is wrong with the arguments or the surroundings, before anything runs."""
     if os.environ.get("PYRO_VAES_SMOKE"):
-        sys.exit("PYRO_VAES_SMOKE is set: notebooks are committed as they come out in full")
+        return "PYRO_VAES_SMOKE is set: notebooks are committed as they come out in full"
+    if not names:
+        return "give the sources: python notebooks/write.py notebooks/NN-name.py ..."
+    strange = [name for name in names if not (Path(name).suffix == ".py" and Path(name).is_file())]
+    return f"{strange[0]} is no notebook's source, a .py file" if strange else None
+
+
+if __name__ == "__main__":
+    if complaint := wrong(sys.argv[1:]):
+        sys.exit(complaint)
     # Pyro's bars look for widgets, which no page has, and say so at every import.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     for name in tqdm(sys.argv[1:], desc="notebooks"):

@@ -202,7 +202,7 @@ def test_frey(tmp_path, place):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeba", "stl10"])
 def test_nothing_is_downloaded_unasked(tmp_path, name):
-    refused(f"{name} is missing or incomplete in .*download=True", name, root=tmp_path)
+    refused(f"{name} is missing or incomplete in .*download=True.* put its files into ", name, root=tmp_path)
     assert not any(tmp_path.rglob("*.*"))
 
 

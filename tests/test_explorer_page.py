@@ -3,12 +3,15 @@
 Without Chromium the tests in the browser are skipped, unless PYRO_VAES_BROWSER=1 says that there must be one.
 """
 
+import base64
 import json
 import os
 import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
@@ -227,9 +230,10 @@ def test_what_is_pruned_is_named(opened):
         assert sum("pruned" in label for label in labels) == len(pruned)
 
 
-@pytest.mark.parametrize("width", [375, 1280])
-def test_no_page_is_wider_than_the_screen(opened, width):
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+@pytest.mark.parametrize(("width", "height"), [(320, 256), (375, 800), (1280, 800)])
+def test_no_page_is_wider_than_the_screen(opened, width, height):
+    """320 x 256 is what is left of 1280 x 1024 at 400 %: pictures that stay in sight would hide the sliders."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         for name in MODELS:
@@ -237,8 +241,41 @@ def test_no_page_is_wider_than_the_screen(opened, width):
             opened.execute_script("document.querySelector('details').open = true")
             assert opened.execute_script("return document.documentElement.scrollWidth") <= width
             assert opened.execute_script("return document.querySelector('.pv-track').clientWidth") > width / 4
+            code = """const pair = document.querySelector('.pv-pair');
+                return getComputedStyle(pair).position === 'sticky' ? pair.offsetHeight : 0"""
+            assert opened.execute_script(code) < height / 2, "room for the sliders"
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("damage", ["missing", "half", "short", "nan", "empty"])
+def test_damaged_data_are_said(browser, page, damage, tmp_path):
+    """Instead of an empty page."""
+    source = Path(url2pathname(urlsplit(page).path)).parent
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "explorer-data.js"
+    text = file.read_text()
+    start = text.index('"bin"')
+    first = text.index('": "', start) + 4
+    nan = base64.b64encode(np.full(3, np.nan, "<f4").tobytes()).decode()
+    changed = {
+        "half": text[: len(text) // 2], "short": text[:first] + text[first + 4000 :], "empty": "",
+        "nan": text[:first] + nan + text[first + len(nan) :],
+    }  # fmt: skip
+    file.unlink() if damage == "missing" else file.write_text(changed[damage])
+    browser.get((tmp_path / "page.html").as_uri())
+    assert "missing or damaged" in browser.find_element("css selector", "#explorer [role=alert]").text
+    assert not browser.find_elements("css selector", "#explorer button")
+    browser.get_log("browser")
+
+
+def test_a_code_that_is_none_is_refused(opened):
+    code = "try { pyroVaes.setCode(arguments[0]); return null } catch (error) { return error.message }"
+    before = opened.execute_script("return pyroVaes.state.z")
+    assert "finite" in opened.execute_script(code, [1.0]) and "finite" in opened.execute_script(
+        code, [None] * len(before)
+    )
+    assert opened.execute_script("return pyroVaes.state.z") == before
 
 
 def test_every_control_has_a_name(opened):

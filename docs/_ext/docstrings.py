@@ -8,20 +8,22 @@ from sphinx import addnodes
 from pyro_vaes.card import card
 from pyro_vaes.variants import VARIANTS
 
-# What stays as it is: literals, roles, emphasis.
-MARKUP = re.compile(r"(``.+?``|:\w+:`.+?`|(?<!\S)\*{1,2}\w[^*]*\*{1,2}(?!\w))")
+# What stays as it is: literals, roles, names in single backticks, emphasis.
+MARKUP = re.compile(r"(``.+?``|:\w+:`.+?`|(?<!`)`[^`]+`(?!`)|(?<!\S)\*{1,2}\w[^*]*\*{1,2}(?!\w))")
 
 
 def escaped(lines: list[str]) -> list[str]:
     """Escape the bars and trailing underscores of prose: outside of literals, doctests and indented directives."""
-    done, directive = [], None
+    done, directive, doctest = [], None, False
     for line in lines:
+        # What a doctest prints is verbatim too, up to the next empty line.
+        doctest = bool(line.strip()) and (doctest or line.lstrip().startswith(">>>"))
         indent = len(line) - len(line.lstrip())
         if directive is not None and line.strip() and indent <= directive:
             directive = None
         if line.lstrip().startswith(".. "):
             directive = indent
-        if directive is not None or line.lstrip().startswith((">>>", "...")):
+        if directive is not None or doctest:
             done.append(line)
         else:
             done.append("".join(p if MARKUP.fullmatch(p) else bars(p) for p in MARKUP.split(line)))

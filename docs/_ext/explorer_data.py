@@ -4,13 +4,22 @@ import base64
 import json
 from pathlib import Path
 
+from reading import read
+
+from pyro_vaes.experiments.explorer import unpacked
+
 RESULT = "explorer.quick.json"
 
 
 def script(root: Path) -> str:
     """``window.pyroVaesData``: the result as it is, and the file of each pair in base64."""
     results = root / "results"
-    result = json.loads((results / RESULT).read_text())
-    files = {name: results / model["file"] for name, model in result["models"].items()}
-    bins = {name: base64.b64encode(file.read_bytes()).decode() for name, file in files.items()}
+    result, bins = read(results / RESULT), {}
+    for name, model in result["models"].items():
+        data = (results / model["file"]).read_bytes()
+        try:
+            unpacked(model, data)
+        except ValueError as error:
+            raise ValueError(f"{results / model['file']} is damaged: {error}") from error
+        bins[name] = base64.b64encode(data).decode()
     return f"window.pyroVaesData = {json.dumps({'result': result, 'bin': bins})};\n"

@@ -1,12 +1,12 @@
 """The gallery: one page per variant, from its docstring, results/gallery.quick.json and the notebooks that use it."""
 
-import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import notebook_pages
 from gallery_words import FAMILIES, LINES
+from reading import read
 
 from pyro_vaes.experiments import MODULES
 from pyro_vaes.experiments.gallery import bound_words, said
@@ -23,7 +23,13 @@ LEAD = (
 
 def pages(root: Path) -> dict[str, str]:
     """The page of every variant by its name, and their index."""
-    result = json.loads((root / "results" / RESULT).read_text())
+    result = read(root / "results" / RESULT)
+    missing = [name for name in VARIANTS if not {name} <= result["variants"].keys() & LINES.keys()]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)}: no entry in results/{RESULT} (`pyro-vaes reproduce gallery`), or no line in "
+            "docs/_ext/gallery_words.py"
+        )
     made = {f"gallery/{name}.md": page(name, result, root) for name in VARIANTS}
     made["gallery/index.md"] = index(root)
     return made

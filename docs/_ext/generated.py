@@ -9,6 +9,7 @@ import api_pages
 import explorer_data
 import gallery_pages
 import notebook_pages
+from sphinx.errors import ExtensionError
 
 from pyro_vaes.inference.checkpoint import write_atomically
 
@@ -16,16 +17,31 @@ DOCS = Path(__file__).parent.parent
 FOLDERS = ("api", "gallery", "notebooks")
 
 
-def write(app: Any = None) -> None:
-    """Make docs/api, docs/gallery, docs/notebooks and the explorer's data anew from code, results and notebooks."""
-    for folder in FOLDERS:
-        shutil.rmtree(DOCS / folder, ignore_errors=True)
-        (DOCS / folder).mkdir()
-    pages = {**api_pages.pages(), **gallery_pages.pages(DOCS.parent), **notebook_pages.pages(DOCS.parent)}
-    pages["contributing.md"] = (DOCS.parent / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
-    for name, text in pages.items():
-        write_atomically(DOCS / name, text.encode())
-    write_atomically(DOCS / "_static/explorer-data.js", explorer_data.script(DOCS.parent).encode())
+def made(root: Path) -> dict[str, str]:
+    """Every page and script that is made, by its name."""
+    files = {**api_pages.pages(), **gallery_pages.pages(root), **notebook_pages.pages(root)}
+    files["contributing.md"] = (root / "CONTRIBUTING.md").read_text().replace("](docs/", "](")
+    files["_static/explorer-data.js"] = explorer_data.script(root)
+    return files
+
+
+def write(app: Any = None, docs: Path = DOCS) -> None:
+    """Make docs/api, docs/gallery, docs/notebooks and the explorer's data from code, results and notebooks.
+
+    What has not changed is left alone: Sphinx then need not read it again.
+    """
+    try:
+        files = made(docs.parent)
+        for folder in FOLDERS:
+            (docs / folder).mkdir(exist_ok=True)
+            for old in (docs / folder).iterdir():
+                if f"{folder}/{old.name}" not in files:
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for name, text in files.items():
+            if not (docs / name).is_file() or (docs / name).read_bytes() != text.encode():
+                write_atomically(docs / name, text.encode())
+    except (OSError, ValueError) as error:
+        raise ExtensionError(f"pages cannot be made: {error}") from error
 
 
 def nearer(app: Any, page: str, source: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The committed notebooks as pages."""
 
-import json
 from pathlib import Path
+
+from reading import read
 
 LEAD = (
     "Ten lessons. Each derivation is followed by a cell that asserts it against the library; exercises have their "
@@ -11,8 +12,11 @@ LEAD = (
 
 def title(path: Path) -> str:
     """A notebook's first heading."""
-    cell = json.loads(path.read_text())["cells"][0]
-    return "".join(cell["source"]).splitlines()[0].lstrip("# ")
+    cells = read(path).get("cells") or [{"source": ""}]
+    first = "".join(cells[0]["source"]).partition("\n")[0]
+    if not first.startswith("# "):
+        raise ValueError(f"{path} has no title: its first cell begins with `# ...`")
+    return first.removeprefix("# ")
 
 
 def relinked(text: str) -> str:

@@ -3,9 +3,22 @@
 (function () {
   "use strict";
 
-  const { result, bin } = window.pyroVaesData;
+  const root = document.getElementById("explorer");
   const models = {};
-  for (const [name, model] of Object.entries(result.models)) models[name] = unpacked(model, bin[name]);
+  let result;
+  try {
+    const { result: numbers, bin } = window.pyroVaesData;
+    result = numbers;
+    for (const [name, model] of Object.entries(result.models)) models[name] = unpacked(model, bin[name]);
+  } catch (error) {
+    const said = document.createElement("p");
+    said.setAttribute("role", "alert");
+    said.textContent = "The sliders cannot be shown: their data, explorer-data.js, are missing or damaged. Load the page again; " +
+      "if that does not help, the pages have to be built again. The pictures at the end of the page show some of the same.";
+    root.replaceChildren(said);
+    console.error(error);
+    return;
+  }
 
   // ---- The decoder ---------------------------------------------------------------------------------------------
 
@@ -17,6 +30,7 @@
       const count = shape.reduce((a, b) => a * b, 1);
       if (type === "uint8") tensors[name] = bytes.subarray(offset, offset + count);
       else tensors[name] = Float32Array.from({ length: count }, (_, i) => view.getFloat32(offset + 4 * i, true));
+      if (tensors[name].length < count || !tensors[name].every(Number.isFinite)) throw new Error(`${name} is no whole tensor`);
     }
     const layers = [];
     for (let i = 0; `weight ${i}` in tensors; i++) layers.push([tensors[`weight ${i}`], tensors[`bias ${i}`]]);
@@ -82,8 +96,6 @@
   };
 
   // ---- Building the page ---------------------------------------------------------------------------------------
-
-  const root = document.getElementById("explorer");
 
   function element(tag, attributes, ...children) {
     const made = document.createElement(tag);
@@ -209,6 +221,7 @@
   }
 
   function setCode(z) {
+    if (z.length !== here().k || !z.every(Number.isFinite)) throw new RangeError(`a code is ${here().k} finite numbers`);
     state.z = z.slice();
     ui.rows.forEach((row, j) => { row.input.value = String(z[j]); });
     update();

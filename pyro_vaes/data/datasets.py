@@ -271,6 +271,13 @@ def frey(root: Path, split: str, limit: int | None, download: bool) -> files.Par
 FREY_URL = "https://cs.nyu.edu/~roweis/data/frey_rawface.mat"
 
 
+# Where torchvision looks for the files of each.
+RAW = {
+    "MNIST": "MNIST/raw", "FashionMNIST": "FashionMNIST/raw", "CIFAR10": "cifar-10-batches-py", "STL10": "stl10_binary",
+    "CelebA": "celeba",
+}  # fmt: skip
+
+
 def _torchvision(name: str, cls: str, root: Path, download: bool, **options: Any) -> Any:
     from torchvision import datasets
 
@@ -279,7 +286,8 @@ def _torchvision(name: str, cls: str, root: Path, download: bool, **options: Any
     except Exception as error:  # damage and network failures surface as nearly any error
         if "not found" in str(error).lower() and not download:
             raise InputError(
-                f"{name} is missing or incomplete in {root}: pass download=True to fetch it, or put it there"
+                f"{name} is missing or incomplete in {root}: pass download=True to fetch it (fit --download true), or "
+                f"put its files into {root / RAW[cls]}"
             ) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         verb = "downloaded to" if download else "read from"

@@ -161,7 +161,7 @@ def compute(
 
 def _lock(folder: Path) -> int:
     """Hold a lock that ends with this process, however it ends."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         import fcntl
 
