@@ -49,9 +49,9 @@ html_title = "pyro-vaes"
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_js_files = [("figures.js", {"defer": "defer"})]
 html_show_sourcelink = False
 html_copy_source = False
-html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,

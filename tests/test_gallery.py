@@ -101,8 +101,10 @@ def test_numbers_on_a_page_are_those_of_the_result(name, result, pages):
         if words in rows:
             assert rows[words] == style.format(numbers[key])
     assert f"{numbers['bound']:,.2f}" in rows.values()
-    likelihood = rows["-log p(x), nats, first 100 test data"]
-    assert numbers["why"] in likelihood if numbers["nll"] is None else likelihood.startswith(f"{numbers['nll']:,.2f} ±")
+    likelihood = rows["log p(x), nats, first 100 test data"]
+    assert (
+        numbers["why"] in likelihood if numbers["nll"] is None else likelihood.startswith(f"{-numbers['nll']:,.2f} ±")
+    )
     assert result["variants"][name]["describe"] in page
     total = sum(numbers[f"parameters of {part}"] for part in ("p", "q", "objective"))
     assert f"{total:,} parameters" in result["variants"][name]["describe"]

@@ -75,7 +75,7 @@ def page(name: str, result: dict[str, Any], root: Path) -> str:
         f"`results/{RESULT}`.*"
     )
     if found["numbers"]["k-hat"] is not None:
-        made = f"-log p(x) is estimated from above; of a datum with k-hat above 0.7 do not trust it.\n\n{made}"
+        made = f"log p(x) is estimated from below; of a datum with k-hat above 0.7 do not trust it.\n\n{made}"
     numbers = "\n".join(f"| {what} | {value} |" for what, value in facts(found, settings["weighed"]).items())
     parts = [
         f"# {name}\n\n{LINES[name]}",
@@ -91,7 +91,7 @@ def page(name: str, result: dict[str, Any], root: Path) -> str:
 
 
 def facts(found: dict[str, Any], weighed: int) -> dict[str, str]:
-    """The numbers of a variant in words, with what they are of; densities of -log p(x) are of ``weighed`` data."""
+    """The numbers of a variant in words, with what they are of; those of log p(x) are of ``weighed`` data."""
     n = found["numbers"]
     of = ", nats per test datum" + (" of standardised pixels" if found["data"] == "standardised" else "")
     shown = {
@@ -99,8 +99,9 @@ def facts(found: dict[str, Any], weighed: int) -> dict[str, str]:
         "of the objective": said(n["parameters of objective"], 0) if n["parameters of objective"] else None,
         bound_words(n) + of: said(n["bound"]),
         "the same, training data": said(n["bound on training data"]),
-        f"-log p(x), nats, first {weighed} test data": f"-: {n['why']}" if n["nll"] is None
-        else f"{said(n['nll'])} ± {said(n['nll se'])} (error of the sampling)",
+        # Of one sign with the bound above it.
+        f"log p(x), nats, first {weighed} test data": f"-: {n['why']}" if n["nll"] is None
+        else f"{said(-n['nll'])} ± {said(n['nll se'])} (error of the sampling)",
         "data with k-hat above 0.7": None if n["k-hat"] is None else f"{n['k-hat']:.0%}",
         "RMSE of test data, rebuilt": said(n["rmse"], 4),
         "RMSE of the data as given": said(n["rmse given"], 4) if n["rmse given"] else None,

@@ -364,14 +364,14 @@ def table(result: dict[str, Any]) -> str:
     for name, found in result["variants"].items():
         n = found["numbers"]
         total = sum(n[f"parameters of {part}"] for part in ("p", "q", "objective"))
-        nll = "-" if n["nll"] is None else f"{said(n['nll'])} ± {said(n['nll se'])}"
+        nll = "-" if n["nll"] is None else f"{said(-n['nll'])} ± {said(n['nll se'])}"
         share = "-" if n["k-hat"] is None else f"{n['k-hat']:.0%}"
         bound = said(n["bound"]) + ("" if bound_words(n) == "bound" else "*")
         rows.append([
             f"`{name}`", found["data"], said(total, 0), bound, nll, share, said(n["rmse"], 3), said(n["active units"]),
             said(n["seconds"], 1),
         ])  # fmt: skip
-    names = "variant, data, parameters, bound, -log p(x), k-hat > .7, RMSE, active units, CPU s of training"
+    names = "variant, data, parameters, bound, log p(x), k-hat > .7, RMSE, active units, CPU s of training"
     return (
         f"{markdown_table(names.split(', '), rows)}\n\n\\* bounds nothing: there is no density, or q is a point mass."
     )
