@@ -6,9 +6,9 @@ from reading import read
 
 LEAD = (
     "Ten lessons. Each derivation is followed by a cell that asserts it against the library; exercises have their "
-    "solutions folded away. They run in under two minutes each on two cores, on small data, and say where that matters. "
-    "They lie in `notebooks/`, as `.ipynb` and as the `.py` that it is made from: open one with Jupyter in the environment "
-    "that `make` has set up, or run all with `make notebooks`."
+    "solutions folded away. They run in under two minutes each on two cores, on small data, and say where that "
+    "matters. They lie in `notebooks/`, as `.ipynb` and as the `.py` that it is made from: open one with Jupyter in "
+    "the environment that `make` has set up, or run all with `make notebooks`."
 )
 
 
