@@ -150,6 +150,7 @@ def test_the_graph_is_the_program(data):
         assert sum(row["terms"].values()) == pytest.approx(row["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["one rate", "two rates"])
 def test_replicas_are_single_runs(grid, data):
     rates = [0.002, 0.004] if grid else [0.002, 0.002]

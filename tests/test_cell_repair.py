@@ -116,6 +116,7 @@ def test_every_method_takes_real_data(method):
     assert trained(method, x, arguments=arguments, steps=2).range is None
 
 
+@pytest.mark.slow
 def test_a_mixture_per_cell_finds_gross_errors_of_a_line():
     """In small what the experiment is about: correlated columns, few steps, and a clear gain over a plain VAE."""
     g = torch.Generator().manual_seed(0)

@@ -85,6 +85,7 @@ def test_it_fits_on_a_screen():
     assert all(use in text for use in USES)
 
 
+@pytest.mark.slow
 def test_an_exact_guide_is_trusted_and_a_narrow_one_is_not():
     """The linear-Gaussian pair whose guide is the posterior, and the same with a third of its width."""
     from test_sbc import pair_with

@@ -191,6 +191,7 @@ def digits():
     return data.x[:1300], data.y[:1300], data.x[1300:], data.y[1300:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("permuted", [False, True], ids=["labels", "permuted labels"])
 def test_few_labels_teach_the_classes_and_permuted_ones_do_not(digits, permuted):
     x, y, test, truth = digits

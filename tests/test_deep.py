@@ -371,6 +371,7 @@ def plane(rows, seed):
     return torch.randn(rows, 2, generator=g) @ w + 0.1 * torch.randn(rows, 8, generator=g)
 
 
+@pytest.mark.slow
 def test_one_code_and_a_deep_decoder_beat_the_right_model_on_the_training_data_alone():
     """S3 V, Dai et al. 2018: the bound goes up where nothing is learned, and does not say so.
 

@@ -25,6 +25,7 @@ def test_the_robust_variants_beat_robust_pca_and_every_classical_vae(tmp_path):
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_the_demo_end_to_end_in_small(tmp_path, monkeypatch):
     monkeypatch.setitem(demo.STEPS, "quick", 3)
     demo.write(tmp_path / "demo")
@@ -70,6 +71,7 @@ def test_labels_of_curves_keep_their_distance_under_wide_bands():
     assert high - low >= 0.045 * 5 - 1e-12
 
 
+@pytest.mark.slow
 def test_the_floor_sweep_end_to_end_in_small(tmp_path, monkeypatch, in_this_process):
     monkeypatch.setitem(floor_sweep.SCALES, "quick", {"steps": 2, "seeds": [0]})
     result = json.loads(floor_sweep.reproduce(tmp_path, "quick", tmp_path).read_text())

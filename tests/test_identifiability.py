@@ -154,6 +154,7 @@ def check(kinds, limit, **plan):
     assert mcc > 0.98 > turned_mcc
 
 
+@pytest.mark.slow
 def test_two_planted_sources_are_found_and_not_under_a_gaussian_prior():
     """Two trainings, of a few seconds together: nothing smaller shows that the whole finds what was planted."""
     check(("uniform", "Laplace"), 0.08, lr=5e-2, steps=400)

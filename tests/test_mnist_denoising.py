@@ -30,6 +30,7 @@ def root(tmp_path, monkeypatch, in_this_process):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_the_experiment_end_to_end_in_small(root, tmp_path):
     path = mnist_denoising.reproduce(tmp_path / "out", "quick", root)
     result = json.loads(path.read_text())

@@ -25,7 +25,7 @@ def make(seed, name="l2_vae", **arguments):
 # One of each kind stays in the default run: all of them take minutes to trace.
 FAST = {
     "vae", "l2_vae", "iwae_2", "ic_vae", "t_vae", "rvae", "ric_vae", "autoencoder", "cvae", "wae_gan", "m2_vae",
-    "two_stage_vae", "vamp_vae", "crvae",
+    "two_stage_vae", "vamp_vae",
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Sandwich:
     >>> import pyro_vaes as pv
     >>> _ = torch.manual_seed(0)
     >>> pair, x = pv.gaussian_vae(4, 2, (8,)), torch.rand(6, 4)
-    >>> found = pv.sandwich(pair, 4, samples=10)
+    >>> found = pv.sandwich(pair, 4, annealing=pv.Annealing(temperatures=5), chains=2, samples=10)
     >>> found.x.shape
     torch.Size([4, 4])
     """
