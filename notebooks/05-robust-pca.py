@@ -584,6 +584,9 @@ with torch.no_grad():
     draws = torch.stack([linear(batch).total for _ in range(1000)])
     z_score = (draws.mean() - energy(linear, batch)) / (draws.std() / len(draws) ** 0.5)
     assert abs(z_score) < 4  # (8) is what the pair estimates with its noise
+    mu, s = linear.guide.encoder(batch)
+    kl_by_hand = 0.5 * (mu**2 + s**2 - (s**2).log() - 1).sum(1).mean()
+    assert torch.allclose(linear(batch).terms["z"], kl_by_hand)  # its KL part has no noise
 
 s2, ratio = torch.linspace(1e-4, 2, 200_001, dtype=torch.float64), 5.0  # ratio = |w|^2 / gamma
 cost = 0.5 * (s2 * ratio + s2 - s2.log() - 1)
