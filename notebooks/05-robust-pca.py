@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 5. The VAE meets robust PCA
+# # The VAE meets robust PCA
 #
 # **What you learn.** A VAE whose decoder is affine is a robust PCA in disguise. You will see why: which problem its
 # energy solves when no noise is left, why it does so although it is given too many codes, what the autoencoder that
@@ -168,7 +168,9 @@ assert split.rank == 3 and error < 1e-4
 # $$\mathrm{KL}\big[q(z \mid x)\,\|\,p(z)\big] + \mathrm{E}_q \sum_{j=1}^d \Big[ \tfrac12 \log 2 \pi \sigma_j^2 +
 # \frac{e_j^2}{2 \sigma_j^2} \Big], \qquad e = x - \mu_x(z).$$
 #
-# *Step 1: switch the encoder's noise off.* $q$ becomes a point mass at $z = f(x)$; expectation and KL term go.
+# *Step 1: switch the encoder's noise off.* $q$ becomes a point mass at $z = f(x)$, so the expectation is one value.
+# The KL term of a point mass is infinite wherever it sits ($-\log s \to \infty$): we drop it, and have an autoencoder,
+# not a bound.
 #
 # *Step 2: put the best variance in.* The bracket has derivative $\frac{1}{2 \sigma_j^2} - \frac{e_j^2}{2 \sigma_j^4}$
 # in $\sigma_j^2$, which is zero at $\sigma_j^2 = e_j^2$. What is left is
@@ -179,7 +181,8 @@ assert split.rank == 3 and error < 1e-4
 # logarithms is what $\ell_p$ norms become as $p \to 0$, and the limit of $\sum_j |e_j|^p$ itself is $\|e\|_0$. The
 # logarithm has a pole at 0, so the library adds a *floor* $\epsilon$: the error below which a residual is no outlier.
 # The variance is then $e_j^2 + \epsilon^2$. A normaliser $\log(2\, \mathrm{asinh}(R/\epsilon))$ per entry (with $R$
-# the largest outlier to expect, `width`) stops a *learned* floor from going to zero for nothing. With an $\ell_1$
+# the largest outlier to expect, `width`; the density $1 / \sqrt{e^2 + \epsilon^2}$ has that integral over $[-R, R]$)
+# stops a *learned* floor from going to zero for nothing. With an $\ell_1$
 # penalty on the code, a Laplace prior, `pv.induced_ae` minimises
 #
 # $$\sum_j \tfrac12 \log(e_j^2 + \epsilon^2) + \tfrac{d}{2} (1 + \log 2 \pi)
@@ -217,7 +220,7 @@ assert abs(count - 3) < 0.02
 # Each such point is a *pattern of supports*, a guess of which entries are clean. Once an entry is at zero, leaving it
 # costs infinitely much: **the energy (4) has a minimum wherever the combinatorial problem (1) has one**, the good
 # ones and the bad ones. That is both halves of the theorem in the tutorial slides: the right minima, and far too
-# many.
+# many. It holds if the code has just as many entries as $L$ has dimensions; section 4 shows what more of them do.
 
 
 # %%
@@ -313,7 +316,8 @@ assert torch.allclose(h_at(x5, torch.cat([W5, torch.zeros(6, 2).double()], 1), b
 # %% [markdown] tags=["derivation", "T12"]
 # **The theorem, by counting.** Let $X = L + E$ be *some* split, $r = \mathrm{rank}\, L$, the columns of $W$ spanning
 # the rows of $L$. Choose variances $\lambda_{ij} = e_{ij}^2 + \epsilon^2$: tiny for inliers, ordinary for outliers.
-# How does (6) behave as $\epsilon \to 0$? Datum $i$ has $d - \|e_i\|_0$ tiny variances, and we suppose at least $r$.
+# How does (6) behave as $\epsilon \to 0$? Datum $i$ has $d - \|e_i\|_0$ tiny variances, and we suppose that
+# the rows of $W$ at its clean entries still have rank $r$.
 # $W W'$ has rank $r$, and lifts $r$ of these directions back to ordinary size. The others leave $\log \epsilon^2$
 # each in $\log |\Psi|$; the quadratic form stays bounded, because the inliers do lie in the span of $W$. Hence
 #
@@ -330,7 +334,8 @@ assert torch.allclose(h_at(x5, torch.cat([W5, torch.zeros(6, 2).double()], 1), b
 # The induced autoencoder's energy (4) has slope $d - \frac1n \|E\|_0$: **no rank in it**. Give it a code more and it
 # buys another zero for each datum; give it $d$ codes and it explains all of $X$, outliers included.
 #
-# We measure the slope of four splits: the truth; one column of $X$ counted as inlier, at the price of a rank;
+# We measure the slope of four splits (per unit of $\log \epsilon$ of the energy in nats, $\frac12 h_i$: the same
+# number): the truth; one column of $X$ counted as inlier, at the price of a rank;
 # everything as inlier; everything as outlier.
 
 # %%
@@ -542,7 +547,7 @@ plt.show()
 # $$\mathcal{L} = \tfrac12 \Big[ d \log 2 \pi \gamma + \tfrac{1}{\gamma} \|x - W \mu - b\|^2 + \|\mu\|^2
 # {} + \sum_{j=1}^{k} \Big( \tfrac{s_j^2 \|w_j\|^2}{\gamma} + s_j^2 - \log s_j^2 - 1 \Big) \Big]. \tag{8}$$
 #
-# The codes decouple. The best variance of each follows from the last bracket's derivative,
+# The variances decouple. The best variance of each follows from the last bracket's derivative,
 # $\|w_j\|^2 / \gamma + 1 - 1 / s_j^2 = 0$:
 #
 # $$s_j^2 = \frac{\gamma}{\gamma + \|w_j\|^2}, \qquad \text{and what code } j \text{ then costs is } \tfrac12 \log
@@ -555,7 +560,8 @@ plt.show()
 #
 # $$\mu_x(\mu + s \odot \varepsilon) \to \mu_x(\mu) = x,$$
 #
-# which is the *reconstruction invariance* theorem of Dai & Wipf (2019), there for any decoder. And each used code
+# which is the *reconstruction invariance* theorem of Dai & Wipf (2019), there for any decoder, at global optima and
+# under technical conditions. And each used code
 # costs about $\frac12 \log \frac1\gamma$. So among all ways to reconstruct perfectly the optimum takes the one with
 # the fewest codes: the count of section 4 again.
 
@@ -578,6 +584,9 @@ with torch.no_grad():
     draws = torch.stack([linear(batch).total for _ in range(1000)])
     z_score = (draws.mean() - energy(linear, batch)) / (draws.std() / len(draws) ** 0.5)
     assert abs(z_score) < 4  # (8) is what the pair estimates with its noise
+    mu, s = linear.guide.encoder(batch)
+    kl_by_hand = 0.5 * (mu**2 + s**2 - (s**2).log() - 1).sum(1).mean()
+    assert torch.allclose(linear(batch).terms["z"], kl_by_hand)  # its KL part has no noise
 
 s2, ratio = torch.linspace(1e-4, 2, 200_001, dtype=torch.float64), 5.0  # ratio = |w|^2 / gamma
 cost = 0.5 * (s2 * ratio + s2 - s2.log() - 1)
@@ -661,7 +670,9 @@ plt.show()
 
 # %% [markdown]
 # Exactly two codes are used, and moving any of the other six changes nothing. The variance of the six is a little
-# below 1 because $\gamma$ is not 0 and training was short. On MNIST the same two heaps appear, less cleanly
+# below 1: by (9), with the decoder's slope for $w_j$, that slope squared is still some hundredths of $\gamma$;
+# training was short. On MNIST the same
+# two heaps appear, less cleanly
 # (experiment `pruning`, [results](../docs/generation.md)).
 #
 # ## 7. Too much regularisation, and too little
@@ -674,9 +685,10 @@ plt.show()
 #
 # $$\frac{\partial \mathcal{L}}{\partial W} = - \tfrac{1}{\gamma} \sum_i (x_i - b)\, \mu_i' = 0
 # \ \text{ because } \mu_i = 0, \qquad
-# \frac{\partial \mathcal{L}}{\partial \mu_i} = \mu_i - \tfrac1\gamma W'(x_i - b) = 0 \ \text{ because } W = 0.$$
+# \frac{\partial \mathcal{L}}{\partial \mu_i} = \mu_i - \tfrac1\gamma W'(x_i - b) = 0 \ \text{ because both are } 0.$$
 #
-# Collapse is a stationary point. Is it a trap? Put one column of length $c$ along an eigenvector of the data's
+# With $b$ at the mean of the data and $s = 1$ the other derivatives are zero, too: for every $\gamma$ collapse is a
+# stationary point. Is it a trap? Put one column of length $c$ along an eigenvector of the data's
 # covariance with eigenvalue $\ell$. The exact energy (6) in that direction, averaged over the data, is
 # $\frac12 [\log(c^2 + \gamma) + \ell / (c^2 + \gamma)]$, whose minimum is at
 #
@@ -729,7 +741,8 @@ if not SMOKE:
 # $$\mathrm{KL}_i = -\log \Big( \underbrace{\phi(t_i)\, s_i \sqrt{2 \pi e}}_{\approx \text{ prior mass of the stretch}}
 # \Big) + \tfrac12 s_i^2 \;\approx\; \log N + \text{const}, \tag{11}$$
 #
-# the nats that it takes to name one of $N$ data. The reconstruction is exact, so
+# the nats that it takes to name one of $N$ data (below $s_i = 0.1 / N$, and the constant is about $\log 10$). The
+# reconstruction is exact, so
 #
 # $$\text{ELBO on the training data} = - \tfrac{d}{2} \log 2 \pi \gamma - \tfrac1N \sum_i \mathrm{KL}_i
 # \;\longrightarrow\; \infty \quad \text{as } \gamma \to 0. \tag{12}$$

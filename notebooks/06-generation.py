@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 6. From reconstruction to generation
+# # From reconstruction to generation
 #
 # **What you learn.** A model that reconstructs its data well knows *where* they lie. To draw new data it must also
 # know *how they are spread* there. You will meet the families of generative models, the two criteria that an
@@ -112,7 +112,8 @@ assert torch.allclose(latent, exact)
 #
 # The Jensen-Shannon divergence JS is zero only for $q = p$: the game has the right solution. But JS is never above
 # $\log 2$, and is flat there: when $D$ wins, the generator's loss in (1) has no slope. In practice the generator
-# minimises $- \mathrm{E}_q \log D$ instead, which is steep exactly then. `pv.players` has both.
+# minimises $- \mathrm{E}_q \log D$ instead, which is steep exactly then. `pv.players` has both; as
+# $D$'s loss it shows $-V$, which is to be minimised.
 
 # %%
 t = torch.linspace(-12, 12, 24_001, dtype=torch.float64)
@@ -227,7 +228,8 @@ assert found.discriminator < 1e-6 and found.accuracy == 1 and slopes[True] < 1e-
 # \le \underbrace{\mathrm{E} \|x - G(z)\|}_{\text{criterion A}} + K\, \underbrace{W_1(q(z), p(z))}_{\text{criterion B}}.
 # \tag{4}$$
 #
-# The first step moves each datum to its own reconstruction, which is *a* way to move the mass, so not below the best.
+# The mean is over data and their codes, $z \sim q(z \mid x)$. The first step moves each datum to its own
+# reconstruction, which is *a* way to move the mass, so not below the best.
 # The second moves codes and decodes them: a decoder stretches distances by $K$ at most. Both terms are needed: an
 # autoencoder drives the first to zero and says nothing of the second.
 
@@ -440,7 +442,8 @@ assert torch.allclose(mean_kl, information + marginal)
 # is zero only for equal distributions. `pv.wae_gan` puts the game of section 1 in its place, played on codes.
 #
 # **Too few codes fail A**: no decoder can show more dimensions than the code has. **Too many fail B**: data of $r$
-# dimensions, encoded without noise, lie on an $r$-dimensional set, and no penalty can spread them over $k > r$. For
+# dimensions, encoded without noise by a smooth map, lie on an
+# $r$-dimensional set, and no penalty can spread them over $k > r$. For
 # codes of covariance $P$ with eigenvalues $\lambda_j$, of which $k - r$ are zero, the distance to the prior is, if
 # all is Gaussian,
 #
@@ -556,14 +559,17 @@ if not SMOKE:
 # %% [markdown]
 # Reading the figure:
 #
-# * The **autoencoder** meets A best and fails B by far: its codes have the size that training happened to give them,
+# * The **autoencoder** meets A about best (with 32 codes the WAE is level) and fails B by far: its codes have the
+#   size that training happened to give them,
 #   and codes from the prior decode to nothing in particular.
 # * With **two** codes nobody meets A. With many the **WAE** cannot meet B: its codes' spectrum falls far below 1, as
 #   (8) says, and its samples get worse again. That is its trade-off, and the reason to tune $k$.
 # * The **VAE** fills the codes that it does not need with noise, so that its spectrum stays near 1. Its
-#   reconstructions (those of the two-stage VAE are the same, hence one line) are worse after so few steps.
-# * The **two-stage VAE** improves on its first stage at every $k$, and hardly minds how many codes it has. At $k = 8$
-#   the WAE is better still: at the right $k$ it is a fine generator, and a two-stage VAE is one that need not know
+#   reconstructions (those of the two-stage VAE are the same, hence one line) are the worst of the four:
+#   its KL term charges for what they say, and training was short; this page cannot tell which of both it is.
+# * The **two-stage VAE** improves on its first stage at every $k$, and from 8 codes on hardly minds how many it has.
+#   At $k = 2$ and $8$ the WAE is better still: at the right $k$ it is a fine generator, and a two-stage VAE is one
+#   that need not know
 #   it.
 # * One training each on 1,200 small images: the pattern is worth something, the numbers are not. With five seeds and
 #   MNIST the experiment `two-stage` ([results](../docs/generation.md)) found the same pattern, with the two-stage VAE
@@ -604,7 +610,8 @@ if not SMOKE:
 # of noise. A deterministic encoder has no second term, and its codes lie on a thin set.
 #
 # *Stage 2* is a small VAE whose data are draws $z \sim q(z)$. They have $r = d = k$: the case of section 3 in which
-# density recovery is exact. Its $p(z)$ replaces the prior, and B holds by construction.
+# density recovery is exact. Its $p(z)$ replaces the prior, and B holds as far as
+# stage 2 has learned $q(z)$.
 #
 # Why not train both at once? The joint ELBO would bend the codes of stage 1 towards what stage 2 finds easy, and the
 # KL term would again charge for both parts of (7). In `pv.two_stage_vae` no gradient of the second loss reaches the
@@ -631,7 +638,8 @@ assert moved and not any(name.startswith(("model.decoder", "guide.encoder")) for
 
 # %% [markdown]
 # What new codes does each stage draw? We look at the two codes of stage 1 whose posteriors are the narrowest, which
-# carry most.
+# carry most. (The estimate of MMD² is unbiased: between equal distributions it falls a little below zero as often
+# as above.)
 
 # %%
 order = found.variance.mean(0).argsort()[:2]
@@ -702,8 +710,10 @@ if not SMOKE:
     assert min(split[name].marginal for name in list(split)[1:]) < split["N(0, I)"].marginal
 
 # %% [markdown]
-# Look at the axes: the learned priors have wandered, and the codes with them. Nothing holds either in place, for only
-# their difference counts. The VampPrior sits on its codes, criterion B is met. But look at the ELBOs too: there was
+# Look at the axes: the VampPrior has wandered far, the mixture a little, and the codes with them. Nothing holds
+# either in place, for only
+# their difference counts. The VampPrior sits on its codes, criterion B is met; the mixture is no nearer to its codes
+# than the fixed prior. But look at the ELBOs too: there was
 # next to nothing to save with two codes, the KL of $q(z)$ from $\mathcal{N}(0, I)$ was a few hundredths of a nat, and
 # both learned priors, which have more to learn in the same steps, end a little lower. A prior that learns pays where
 # there are more codes and more steps; on this page it is a picture, not a gain.
@@ -822,7 +832,8 @@ assert kept == 0
 #   wrong densities alike.
 # * Too few codes fail A; too many, without noise, fail B. The VAE's noise fills them, and a second stage learns what
 #   is left.
-# * $\beta$ is an exchange rate between rate and distortion, and for Gaussian data with a fixed $\gamma$ just another
+# * $\beta$ is an exchange rate between rate and distortion, and for a Gaussian decoder with a fixed $\gamma$ just
+#   another
 #   $\gamma$.
 #
 # ## Where to go on
