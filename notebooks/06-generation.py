@@ -622,9 +622,9 @@ vae, ae = trained["VAE, learned $\\gamma$", 8], trained["autoencoder", 8]
 found = pv.aggregated(vae, train, draws=40_000)
 total_variance = torch.cov(found.mean.T) + torch.diag(found.variance.mean(0))
 drift = (torch.cov(found.draws.T) - total_variance).abs().max().item()
-smallest = torch.linalg.eigvalsh(total_variance)[0].item()
+smallest = torch.linalg.eigvalsh(torch.cov(found.draws.T))[0].item()  # of draws: (9) is not put in
 print(f"smallest eigenvalue of Cov q(z): {smallest:.3f}, least mean s^2: {found.variance.mean(0).min():.3f}")
-assert drift < 0.1 and smallest >= found.variance.mean(0).min() - 1e-4
+assert drift < 0.1 and smallest > 0.95 * found.variance.mean(0).min()
 assert bool((pv.aggregated(ae, train, draws=10).variance == 0).all())
 
 stage = trained["two-stage VAE", 8]
