@@ -406,6 +406,7 @@ def test_unknown_engines_are_refused(data, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_cost_is_linear_in_the_passes():
     """N passes are N times the operations of one, up to what they share."""
     counts = []

@@ -111,6 +111,7 @@ def test_on_a_gpu_cells_of_a_group_are_computed_together(tmp_path, monkeypatch):
     assert groups == [[("a", 1)], [("b", 1)]]
 
 
+@pytest.mark.slow
 def test_processes_side_by_side_report_as_they_finish(tmp_path):
     found = run(Cells(tmp_path / "cells", {}))
     assert found == {setting: square(*setting) for setting in SETTINGS}
@@ -170,6 +171,7 @@ def fails_or_waits(i):
     return i
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_stops_the_rest_and_loses_nothing():
     from pyro_vaes.experiments.training import side_by_side
 
@@ -229,6 +231,7 @@ def test_a_share_is_judged_by_its_exact_interval():
     assert share_verdict("c", "s", [True] * 100, 0.95)["verdict"] == "held"
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Killed, it cannot tell them; they must not go on alone."""
     import os

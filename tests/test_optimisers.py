@@ -96,6 +96,7 @@ def test_replicas_are_single_runs(grid, plan, data, tmp_path):
     assert resumed[0].step == 13 and torch.equal(next(again[1].parameters()), next(pairs[1].parameters()))
 
 
+@pytest.mark.slow
 def test_replicas_of_adagrad_resume_bit_for_bit(data, tmp_path):
     options = {**OPTIONS, **PLANS[0], "engine": "graph"}
     whole, cut = [make(r) for r in range(2)], [make(r) for r in range(2)]
