@@ -447,7 +447,8 @@ assert abs((after["z"] - constant) / (before["z"] - constant) - 0.1) < 1e-3
 # Nine problems, each of 400 data with 30 entries: a rank of 1, 3 or 6, and 5, 20 or 40 % of all entries hit by an
 # outlier. Every network gets **eight** codes, whatever the rank. Three networks with affine means take part: the
 # induced autoencoder with an $\ell_1$ penalty, the affine VAE whose variance is a network of the code (the model of
-# the theorem), and the affine iC-VAE, which has the best variance for every datum. A list of pairs is trained side by side by one call of `pv.fit`.
+# the theorem), and the affine iC-VAE, which has the best variance for every datum. A list of pairs is trained side by
+# side by one call of `pv.fit`.
 
 # %%
 ranks, ratios = (1, 3, 6), (0.05, 0.2, 0.4)
