@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.inference.adversarial import players
+from pyro_vaes.inference.meeting import average
 from pyro_vaes.inference.objective import ELBO, Loss, setting, trace_of, traces
 from pyro_vaes.inference.posterior import recorded
 
@@ -95,6 +96,7 @@ class VAEGAN(ELBO):
         values = {"weight": number("weight", weight), "threshold": float(threshold)}
         number("rate", rate, open_low=True)
         super().__init__(beta)
+        self.meets = True  # in D's accuracy over the batch
         self.fakes, self.saturating, self._rate, self._numbers = fakes, saturating, rate, values
         for name, value in values.items():
             self.register_buffer(name, setting(value), persistent=False)
@@ -118,7 +120,7 @@ class VAEGAN(ELBO):
         posterior = recorded(p, "mu", "mean")
         images = [posterior if kind == "posterior" else _of_the_prior(model, x, y, size) for kind in FAKES[self.fakes]]
         games = [players(self.discriminator, x, _like(fake, x), saturating=self.saturating) for fake in images]
-        accuracy = torch.stack([game.accuracy for game in games]).mean()
+        accuracy = average(torch.stack([game.accuracy for game in games]).mean())
         # Above by more than rounding, which engines do differently; the accuracy goes in steps far larger than that.
         skipped = (accuracy > self.threshold.to(accuracy.dtype) + 1e-6).to(accuracy.dtype)
         terms = plain.terms | {
