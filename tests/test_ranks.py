@@ -154,12 +154,14 @@ def test_every_variant_is_that_of_one_process(tmp_path):
     out = tmp_path
     results = launch(out, "still")
     assert set(results[0]["still"]) == set(pv.VARIANTS)
+    off = {}
     for name in pv.VARIANTS:
         pair, history = cases.still(name)
-        losses = [row["loss"] for row in history.rows]
+        losses = torch.tensor([row["loss"] for row in history.rows]).double()
         for rank in (0, 1):
-            assert results[rank]["still"][name] == pytest.approx(losses, rel=2e-5), name
-            assert difference(load_file(out / f"still.{name}.{rank}.safetensors"), own(pair)) < 5e-3, name
+            in_loss = ((torch.tensor(results[rank]["still"][name]) - losses).abs() / losses.abs()).max().item()
+            off[name, rank] = in_loss, difference(load_file(out / f"still.{name}.{rank}.safetensors"), own(pair))
+    assert not {key: both for key, both in off.items() if both[0] > 2e-5 or both[1] > 5e-3}
 
 
 @pytest.mark.parametrize("name", pv.VARIANTS)

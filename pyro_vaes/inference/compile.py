@@ -36,12 +36,12 @@ from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
-from pyro_vaes.inference.meeting import meeting, norms_of
 from pyro_vaes.inference.optimiser import Rule, factors, rule, skips
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, statistics_names, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
+from pyro_vaes.meeting import meeting, norms_of
 from pyro_vaes.pair import Pair
 
 ENGINES = ("eager", "graph", "inductor")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_vaes.errors import InputError, number, whole
-from pyro_vaes.inference.meeting import average
+from pyro_vaes.meeting import average
 
 
 class Loss(NamedTuple):

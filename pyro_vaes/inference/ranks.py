@@ -8,7 +8,7 @@ the same under any number of ranks.
 the whole data set, so that the mean of the ranks' gradients, weighted by their rows, is the gradient of the whole
 batch. That holds where the rows of a batch do not meet. Where they do, they meet across ranks: the codes of an MMD,
 the moments of a batch norm, the entries of free bits and the accuracy of a discriminator are those of all rows
-(:mod:`~pyro_vaes.inference.meeting`); for such a pair the engine is ``eager``. Whether rows meet is found out on two
+(:mod:`~pyro_vaes.meeting`); for such a pair the engine is ``eager``. Whether rows meet is found out on two
 batches before the first step (:mod:`~pyro_vaes.inference.rows`), for one's own pair too.
 """
 

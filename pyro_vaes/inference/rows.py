@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vaes.inference.meeting import norms_of
 from pyro_vaes.inference.verify import untouched
+from pyro_vaes.meeting import norms_of
 from pyro_vaes.pair import Pair
 
 # Of float32 losses and of float64 ones.

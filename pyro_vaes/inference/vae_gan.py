@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.inference.adversarial import players
-from pyro_vaes.inference.meeting import average
 from pyro_vaes.inference.objective import ELBO, Loss, setting, trace_of, traces
 from pyro_vaes.inference.posterior import recorded
+from pyro_vaes.meeting import average
 
 FAKES = {"posterior": ("posterior",), "prior": ("prior",), "both": ("posterior", "prior")}
 

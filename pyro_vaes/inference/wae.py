@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.inference.adversarial import players
-from pyro_vaes.inference.meeting import everyone
 from pyro_vaes.inference.mmd import KERNELS, mmd
 from pyro_vaes.inference.objective import Loss, sampled_sites, setting, site_term, traces
 from pyro_vaes.inference.optimiser import BETAS
+from pyro_vaes.meeting import everyone
 
 PENALTIES = ("mmd", "gan")
 

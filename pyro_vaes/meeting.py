@@ -42,8 +42,8 @@ def everyone(rows: Tensor) -> Tensor:
         rows: (b, ...), as many on each rank.
 
     Returns:
-        (W b, ...). The gradient of any rank's loss flows back to the rank that a row came from, so that the mean of
-        the ranks' gradients is that of one process.
+        (W b, ...), this rank's own first. The gradient of any rank's loss flows back to the rank that a row came from,
+        so that the mean of the ranks' gradients is that of one process.
 
     Source: ours.
 
@@ -55,7 +55,8 @@ def everyone(rows: Tensor) -> Tensor:
         return rows
     # Everybody's own rows in their place and zeros elsewhere: their sum is all rows, and its gradient finds its way.
     before, after = (rows.new_zeros(n, *rows.shape) for n in (ranks.rank, ranks.count - ranks.rank - 1))
-    return _Total.apply(torch.cat([before, rows[None], after]), ranks).flatten(0, 1)
+    every = _Total.apply(torch.cat([before, rows[None], after]), ranks)
+    return every.roll(-ranks.rank, 0).flatten(0, 1)
 
 
 def average(value: Tensor) -> Tensor:
