@@ -35,6 +35,7 @@ from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
 from pyro_vaes.inference.track import CHECKPOINT, Track
+from pyro_vaes.inference.trackers import Given, guarded
 from pyro_vaes.pair import Pair
 
 
@@ -61,6 +62,7 @@ def fit(
     log_every: int = 20,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    tracker: Given = None,
 ) -> Any:
     """Train a pair on data, or many pairs of one structure together.
 
@@ -91,6 +93,8 @@ def fit(
         progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
             of a hundred; if it was not, the block is taken back.
+        tracker: is handed every logged row: a :class:`~pyro_vaes.inference.trackers.Tracker`, or its name, such as
+            ``tensorboard``, ``wandb:PROJECT`` or ``mlflow:EXPERIMENT``; for replicas a name, or a list of one each.
 
     Returns:
         The :class:`~pyro_vaes.inference.plan.History`; for replicas a list of them, each with its ``pair``.
@@ -117,6 +121,7 @@ def fit(
     options = {
         "schedules": schedules, "augment": augment, "engine": engine, "device": device, "resume": resume,
         "checkpoint_every": checkpoint_every, "log_every": log_every, "progress": progress, "on_step": on_step,
+        "tracker": tracker,
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
@@ -156,6 +161,7 @@ def train(
     log_every: int,
     progress: bool,
     on_step: Callable[[int], None] | None,
+    tracker: Given,
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
@@ -164,6 +170,7 @@ def train(
     data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
     for folder in out:
         _check_folder(folder, resume)
+    told = guarded(tracker, out, stacked)
     where = _device(pairs[0], data[0], device)
     conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
     if len(conditions) != len(pairs):
@@ -179,8 +186,8 @@ def train(
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
     extra = _extra(given, fresh)
     tracks = [
-        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)
-        for pair, rows, plan, folder in zip(pairs, data, plans, out, strict=True)
+        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, one)
+        for pair, rows, plan, folder, one in zip(pairs, data, plans, out, told, strict=True)
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
@@ -226,7 +233,7 @@ def _run(
 
     try:
         with bar, Interruption() as wish:
-            while loop.taken < steps and wish.signal is None:
+            while loop.taken < steps and wish.signal is None and not loop.stopped:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
                 next_look = (loop.taken // BLOCK + 1) * BLOCK
                 loop.block(min(steps, next_save, next_look), wish, log_every, after)

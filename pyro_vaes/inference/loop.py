@@ -61,6 +61,10 @@ class Loop:
     def taken(self) -> int:
         return self.tracks[0].history.step
 
+    @property
+    def stopped(self) -> bool:
+        return any(track.history.stopped for track in self.tracks)
+
     def block(self, end: int, wish: Interruption, log_every: int, after: Callable[[int], Any]) -> None:
         """Go on to step ``end``, or to a wish to stop."""
         first, begin = self.taken, self._snapshot()
