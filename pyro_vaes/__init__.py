@@ -54,7 +54,7 @@ _HOMES = {
     "pyro_vaes.inference.outliers": ["outlier_probability"],
     "pyro_vaes.evaluation.detection": ["detect", "Detected"],
     "pyro_vaes.evaluation.generation": ["Judge", "frechet_distance"], "pyro_vaes.evaluation.prdc": ["prdc"],
-    "pyro_vaes.inference.run": ["Run"],
+    "pyro_vaes.inference.run": ["Run"], "pyro_vaes.inference.sweep": ["sweep", "Swept"],
     "pyro_vaes.evaluation.decomposition": ["decompose", "Decomposition"],
     "pyro_vaes.evaluation.aggregated": ["aggregated", "Aggregated", "traversal"],
     "pyro_vaes.evaluation.blocks": ["evolve", "interpolate_block", "resample_block", "interpolate"],

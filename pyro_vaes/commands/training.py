@@ -92,6 +92,7 @@ def do_fit(
     replicas: int = 1,
     stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
+    track: str | None = None,
     **arguments: Any,
 ) -> int:
     """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
@@ -131,6 +132,7 @@ def do_fit(
         stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
             without it each has `steps`.
         checkpoint_every: steps between checkpoints.
+        track: hand the logged rows to tensorboard, tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT.
     """
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
@@ -145,7 +147,7 @@ def do_fit(
         "optimiser": optimiser, "betas": BETAS if betas is None else betas,
     }  # fmt: skip
     Plan(**plan)
-    augment = _augment(binarise, augment)
+    augment = binarised_augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
     x, y, shape = modelled(condition, dataset, x)
     if y is not None and y.dim() == 2:
@@ -164,6 +166,7 @@ def do_fit(
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
         "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels, "missing": missing,
+        "track": track,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
@@ -269,6 +272,7 @@ def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | Non
     config = runs[0].config
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
     options |= {"checkpoint_every": config["checkpoint_every"], "device": device_of(config["device"])}
+    options |= {"tracker": config["track"]}
     x, y = x.to(options["device"]), None if y is None else y.to(options["device"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
@@ -307,11 +311,13 @@ def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[st
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
     from pyro_vaes.inference.guard import check_rows
+    from pyro_vaes.inference.trackers import guarded
 
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
     check_rows(pair, len(x), config["plan"]["batch_size"])
     whole("checkpoint_every", config["checkpoint_every"])
+    guarded(config["track"], [""], stacked=False)
 
 
 def _with_condition_dim(target: str, arguments: dict[str, Any], observed: int) -> dict[str, Any]:
@@ -328,7 +334,7 @@ def _with_condition_dim(target: str, arguments: dict[str, Any], observed: int) -
     return {**arguments, "condition_dim": observed}
 
 
-def _augment(binarise: float | str | None, augment: str | None) -> str | None:
+def binarised_augment(binarise: float | str | None, augment: str | None) -> str | None:
     """The augmentation that a binarisation asks for; two that contradict each other are refused."""
     from pyro_vaes.data.augment import DYNAMIC
     from pyro_vaes.data.binarise import read_kind
