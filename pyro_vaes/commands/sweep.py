@@ -134,7 +134,7 @@ def read_space_text(space: str) -> dict[str, Any]:
     {'latent_dim': [2, 32]}
     """
     if not space:
-        raise InputError('a sweep needs a space: --space \'{"latent_dim": [2, 32]}\', or a .json file')
+        raise InputError("a sweep needs a space: --space '{\"latent_dim\": [2, 32]}', or a .json file")
     inline = space.lstrip().startswith("{")
     where = "space" if inline else f"space {space}"
     try:

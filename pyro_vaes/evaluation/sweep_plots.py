@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from pyro_vaes.evaluation.plots import CLASSICAL, NEUTRAL, ROBUST
 from pyro_vaes.inference.sweep import Swept
@@ -35,12 +35,12 @@ def history(found: Swept) -> Figure:
         there = [row["number"] for row in found.trials if row["state"] == state]
         # Along the bottom, whatever the scale: they have no value.
         ax.plot(there, [0.03] * len(there), mark, color=CLASSICAL, markersize=7, clip_on=False,
-                transform=ax.get_xaxis_transform(), label=f"{state} ({len(there)})" if there else None)  # fmt: skip
+                transform=ax.get_xaxis_transform(), label=f"{state} ({len(there)})" if there else "_none")  # fmt: skip
     _scale(ax, values)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("trial", fontsize=9)
     _style(ax, UNITS[found.metric], f"{found.out.name}: {len(done)} complete of {len(found.trials)} trials")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.4), ncols=4, fontsize=8, frameon=False)
     return figure
 
 
@@ -102,6 +102,9 @@ def _slice(ax: Axes, done: list[dict[str, Any]], name: str, best: dict[str, Any]
         # Drawn evenly in the logarithm where the trials lie that far apart.
         if min(given) > 0 and max(given) / min(given) > 30:
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
     else:
         texts = sorted({json.dumps(v) for v in given})
         at = [texts.index(json.dumps(v)) for v in given]

@@ -293,7 +293,8 @@ def _importances(journal: Journal) -> dict[str, float]:
     import optuna
 
     try:
-        return dict(optuna.importance.get_param_importances(journal.study))
+        by = optuna.importance.PedAnovaImportanceEvaluator()
+        return dict(optuna.importance.get_param_importances(journal.study, evaluator=by))
     except (ValueError, RuntimeError):  # all values the same
         return {}
 

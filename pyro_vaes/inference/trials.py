@@ -96,7 +96,7 @@ def _loss(pair: Pair, x: Tensor, y: Tensor | None, seed: int) -> float:
         for start in range(0, len(x), 512):
             rows = slice(start, start + 512)
             batch = as_batch(x[rows])
-            total += pair(batch, None if y is None else y[rows]).loss.item() * len(batch)
+            total += pair(batch, None if y is None else y[rows]).total.item() * len(batch)
     return total / len(x)
 
 
