@@ -51,7 +51,8 @@ def test_a_space_is_read_by_the_signature():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({}, "space is {}: it must name arguments"), ([], "space is"), ({"latent": [1, 2]}, "unknown argument 'latent'.*did you"),
+        ({}, "space is {}: it must name arguments"), ([], "space is"),
+        ({"latent": [1, 2]}, "unknown argument 'latent'.*did you"),
         ({"data_dim": [1, 2]}, "unknown argument 'data_dim'"), ({"latent_dim": [1.5, 2]}, "whole numbers"),
         ({"latent_dim": [4, 1]}, "low must be below high"), ({"latent_dim": [3, 3]}, "low must be below high"),
         ({"lr": [0, 1, "log"]}, "low must be above 0"), ({"lr": [0, 1, "ln"]}, r"it must be \[low, high\]"),
@@ -59,7 +60,8 @@ def test_a_space_is_read_by_the_signature():
         ({"lr": [True, 2]}, r"it must be \[low, high\]"), ({"hidden": [1, 2]}, "hidden is no number"),
         ({"hidden": {"choices": []}}, "at least one"), ({"hidden": {"choice": [[4]]}}, "at least one"),
         ({"hidden": {"choices": [[4], [4]]}}, "one value twice"), ({"optimiser": [0, 1]}, "optimiser is no number"),
-        ({"hidden": {"choices": [[4], [0]]}}, r"space: hidden = \[0\]"), ({"latent_dim": [0, 3]}, "space: latent_dim = 0"),
+        ({"hidden": {"choices": [[4], [0]]}}, r"space: hidden = \[0\]"),
+        ({"latent_dim": [0, 3]}, "space: latent_dim = 0"),
         ({"lr": [-1.0, 1.0]}, "space: lr = -1.0: lr is -1.0"), ({"batch_size": [0, 9]}, "batch_size is 0"),
         ({"optimiser": {"choices": ["adam", "adamm"]}}, "space: optimiser = 'adamm'"),
     ],
@@ -73,10 +75,13 @@ def test_a_bad_space_is_refused_before_any_work(space, message, x, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"trials": 0}, "trials is 0"), ({"metric": "rsme"}, "unknown metric 'rsme'.*did you mean 'rmse'"),
-     ({"metric": "rmse"}, "needs the clean data"), ({"held_out": 0.0}, "held_out is 0.0"), ({"held_out": 1.0}, "below 1"),
+     ({"metric": "rmse"}, "needs the clean data"), ({"held_out": 0.0}, "held_out is 0.0"),
+     ({"held_out": 1.0}, "below 1"),
      ({"arguments": {"latent_dim": 3}}, "latent_dim is in the space, and given as well"),
-     ({"arguments": {"laten_dim": 3}}, "laten_dim"), ({"tracker": "tensorbord"}, "unknown tracker"), ({"out": ""}, "out has no name"),
-     ({"augment": "impulse:7"}, "a number in"), ({"engine": "fast"}, "engine"), ({"steps": 0}, "steps is 0"), ({"seed": -1}, "seed is -1")],
+     ({"arguments": {"laten_dim": 3}}, "laten_dim"), ({"tracker": "tensorbord"}, "unknown tracker"),
+     ({"out": ""}, "out has no name"),
+     ({"augment": "impulse:7"}, "a number in"), ({"engine": "fast"}, "engine"), ({"steps": 0}, "steps is 0"),
+     ({"seed": -1}, "seed is -1")],
 )  # fmt: skip
 def test_bad_options_are_refused_before_any_work(options, message, x, tmp_path):
     with pytest.raises(pv.InputError, match=message):
@@ -253,7 +258,7 @@ def test_a_trial_that_fails_counts_and_says_why(x, tmp_path):
             raise pv.InputError("latent_dim 2 needs a lower floor")
         return pv.l2_vae(data_dim, latent_dim, (4,))
 
-    with pytest.raises(pv.InputError, match="space: floor = 0.9: latent_dim 2 needs"):
+    with pytest.raises(pv.InputError, match=r"space: floor = 0\.9: latent_dim 2 needs"):
         pv.sweep(fussy, x, {"latent_dim": {"choices": [2, 3]}, "floor": [0.1, 0.9]}, out=tmp_path / "s", **SHORT)
 
     def rare(data_dim, latent_dim=1):

@@ -103,8 +103,10 @@ def test_replicas_have_a_tracker_each(data):
 
 @pytest.mark.parametrize(
     ("tracker", "message"),
-    [("tensorbord", "unknown tracker 'tensorbord'.*did you mean 'tensorboard'"), ("wandb", "needs the name of its project"),
-     ("mlflow:", "needs the name of its experiment"), ("tensorboard:", "has no name"), (3, "tracker is 3: it must have"),
+    [("tensorbord", "unknown tracker 'tensorbord'.*did you mean 'tensorboard'"),
+     ("wandb", "needs the name of its project"),
+     ("mlflow:", "needs the name of its experiment"), ("tensorboard:", "has no name"),
+     (3, "tracker is 3: it must have"),
      (Memory, "it must have start"), ([Memory()], "one run, which takes one"), ("tensorboard", "has no folder")],
 )  # fmt: skip
 def test_bad_trackers_are_refused_before_any_work(tracker, message, data):
@@ -248,8 +250,8 @@ def stand_in_mlflow(monkeypatch):
 def test_wandb_goes_on_in_its_run_without_a_step_twice(data, tmp_path, monkeypatch):
     runs, pair = stand_in_wandb(monkeypatch), make()
     cut_off(pair, data, tmp_path / "r", "wandb:faces")
-    pv.fit(pair, data, steps=260, out=tmp_path / "r", checkpoint_every=100, resume=True, tracker=pv.WandB("faces", "offline"),
-           **PLAN | LONG)  # fmt: skip
+    tracker = pv.WandB("faces", "offline")
+    pv.fit(pair, data, steps=260, out=tmp_path / "r", checkpoint_every=100, resume=True, tracker=tracker, **PLAN | LONG)
     first, second = runs
     assert (first.exit, second.exit) == (1, 0)
     assert first.given["id"] == second.given["id"] and first.given["project"] == "faces"
