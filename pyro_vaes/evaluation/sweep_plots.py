@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -111,7 +112,7 @@ def _slice(ax: Axes, done: list[dict[str, Any]], name: str, best: dict[str, Any]
         ax.set_xticks(range(len(texts)), [text.strip('"') for text in texts])
         ax.set_xlim(-0.6, len(texts) - 0.4)
     ages = np.linspace(0.25, 1.0, len(done))
-    ax.scatter(at, values, s=18, color=NEUTRAL, alpha=ages, linewidths=0)
+    ax.scatter(at, values, s=18, c=[to_rgba(NEUTRAL, age) for age in ages], linewidths=0)
     for x, row in zip(at, done, strict=True):
         if best is not None and row["number"] == best["number"]:
             ax.plot(x, row["value"], "o", markersize=6, color=ROBUST)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pyro_vaes.errors import InputError, first_line
 
@@ -79,7 +79,7 @@ class Journal:
         InputError: if the journal is damaged.
     """
 
-    def __init__(self, out: Path, best: str, distributions: Mapping[str, Any], seed: int):
+    def __init__(self, out: Path, best: Literal["maximize", "minimize"], distributions: Mapping[str, Any], seed: int):
         import optuna
         from optuna.storages.journal import JournalFileBackend
 

@@ -68,9 +68,9 @@ class History:
             steps was looked at).
         step: steps taken in all.
         interrupted: the signal that ended the run early, or None.
-        stopped: why its tracker ended the run early, or None; see :class:`~pyro_vaes.inference.trackers.Stopped`.
         pair: what was trained.
         engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
+        stopped: why its tracker ended the run early, or None; see :class:`~pyro_vaes.inference.trackers.Stopped`.
 
     Source: ours.
 
@@ -86,6 +86,6 @@ class History:
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
     step: int = 0
     interrupted: int | None = None
-    stopped: str | None = None
     pair: "Pair | None" = field(default=None, repr=False)
     engine: "Engine | Replicas | None" = field(default=None, repr=False)
+    stopped: str | None = None

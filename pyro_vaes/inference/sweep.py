@@ -238,19 +238,22 @@ def _one(
         also = None if task.options["tracker"] is None else read_tracker(task.options["tracker"])
         every = _every(space, task.plan["steps"]) if prune else None
         watch = Watch(trial, partial(task.value, pair), every, plan["steps"], also)
-        history = fit(
-            pair, *task.rows, **plan, **{**task.options, "tracker": watch}, out=folder, log_every=20, progress=False
-        )
+        x, y = task.rows
+        options = {**task.options, "tracker": watch, "log_every": 20, "progress": False}
+        history = fit(pair, x, y, **plan, **options, out=folder)
         if history.interrupted is not None:
             return history.interrupted
         value = None if history.stopped else task.value(pair)
     except (InputError, Diverged, MemoryError, torch.OutOfMemoryError) as error:
-        return _tell(journal, trial, states.FAIL, began, why=first_line(error))
+        _tell(journal, trial, states.FAIL, began, why=first_line(error))
+        return None
     if value is None:
-        return _tell(journal, trial, states.PRUNED, began, why=history.stopped)
-    if not math.isfinite(value):
-        return _tell(journal, trial, states.FAIL, began, why=f"its {task.metric} is {value}")
-    return _tell(journal, trial, states.COMPLETE, began, value)
+        _tell(journal, trial, states.PRUNED, began, why=history.stopped)
+    elif not math.isfinite(value):
+        _tell(journal, trial, states.FAIL, began, why=f"its {task.metric} is {value}")
+    else:
+        _tell(journal, trial, states.COMPLETE, began, value)
+    return None
 
 
 def _tell(journal: Journal, trial: Any, state: Any, began: float, value: float | None = None, why: str = "") -> None:
@@ -269,7 +272,7 @@ def _every(space: Space, steps: int) -> int:
 
 def _swept(journal: Journal, space: Space, metric: str, ended: int | None, importances: bool = True) -> Swept:
     names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    lost, rows = journal.lost(), []
+    lost, rows = journal.lost(), list[dict[str, Any]]()
     for trial in journal.study.get_trials(deepcopy=False):
         if trial.state == journal.states.WAITING:
             continue

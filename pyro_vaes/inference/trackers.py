@@ -264,7 +264,7 @@ def guarded(tracker: "Given", folders: Sequence[str | Path | None], stacked: boo
         raise InputError("one tracker object cannot follow replicas: give a list of one each, or a name")
     made: list[Guarded | None] = []
     for i, folder in enumerate(folders):
-        one = tracker[i] if several else tracker  # type: ignore[index]
+        one: Any = tracker[i] if several else tracker  # type: ignore[index]
         path = None if folder is None else Path(folder)
         ready = _ready(one, path)
         made.append(None if ready is None else Guarded(ready, path, f"-{i}" if stacked else ""))

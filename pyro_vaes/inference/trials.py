@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -19,7 +19,7 @@ from pyro_vaes.inference.run import build
 from pyro_vaes.inference.trackers import read_tracker
 from pyro_vaes.pair import Pair
 
-METRICS = {"bound": "maximize", "loss": "minimize", "rmse": "minimize"}
+METRICS: dict[str, Literal["maximize", "minimize"]] = {"bound": "maximize", "loss": "minimize", "rmse": "minimize"}
 
 
 @dataclass
