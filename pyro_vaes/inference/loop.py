@@ -87,9 +87,9 @@ class Loop:
             raise self._repeat(first, last, begin, log_every)
         self.engine.settle()
         self._log(first, values, log_every)
-        if self.ranks is not None:
-            # The first rank alone has a tracker, which may have asked for an end.
-            self.tracks[0].history.stopped = bool(self.ranks.largest(self.stopped))
+        # The first rank alone has a tracker, which may have asked for an end.
+        if self.ranks is not None and self.ranks.largest(int(self.stopped)) and not self.stopped:
+            self.tracks[0].history.stopped = "by the tracker of the first rank"
 
     def save(self) -> None:
         for run, track in enumerate(self.tracks):
