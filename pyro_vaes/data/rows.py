@@ -158,7 +158,7 @@ def chunks(x: Tensor | Rows, few: bool, rows: int = CHUNK) -> Iterator[tuple[int
 def checksum(x: Tensor | Rows) -> int:
     """A checksum of all rows, read in chunks so that a memory map is never copied whole.
 
-    Of more than `WHOLE` bytes it is that of their number and of 4096 places, 16 rows each, evenly spread.
+    Of more than `WHOLE` bytes it is that of their number and of 1024 places, 64 rows each, evenly spread.
 
     >>> checksum(torch.zeros(2, 2, dtype=torch.uint8))
     558161692
@@ -168,8 +168,8 @@ def checksum(x: Tensor | Rows) -> int:
     found, few = 0, sampled(x)
     if few:
         found = zlib.crc32(repr(tuple(x.shape)).encode())
-    places = [i * (len(x) - 16) // 4095 for i in range(4096)] if few and len(x) > 65536 else range(0, len(x), CHUNK)
-    length = CHUNK if isinstance(places, range) else 16
+    places = [i * (len(x) - 64) // 1023 for i in range(1024)] if few and len(x) > 65536 else range(0, len(x), CHUNK)
+    length = CHUNK if isinstance(places, range) else 64
     for start in places:
         rows = x[start : start + length].contiguous().detach().cpu()
         found = zlib.crc32(rows.numpy().tobytes(), found)

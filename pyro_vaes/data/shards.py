@@ -7,7 +7,6 @@ import json
 import math
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -116,7 +115,8 @@ class Shards(Rows):
             )
         self.lanes = max(1, min(window, len(counts), memory // largest))
         self.reads = 0
-        self._kept: OrderedDict[int, tuple[Tensor, Tensor | None]] = OrderedDict()
+        self._used = 0
+        self._kept: dict[int, tuple[int, Tensor, Tensor | None]] = {}
         self._lock = threading.Lock()
         self._sum: int | None = None
 
@@ -130,29 +130,34 @@ class Shards(Rows):
         units = torch.searchsorted(self.ends, numbers, right=True)
         x = torch.empty(len(numbers), self.shape[1], dtype=self.dtype)
         y = torch.empty(len(numbers), dtype=torch.int64) if self.labelled else None
-        for unit in dict.fromkeys(units.tolist()):
-            places = (units == unit).nonzero()[:, 0]
-            rows, labels = self._unit(unit)
-            inside = numbers[places] - (self.ends[unit] - self.counts[unit])
-            x[places] = rows[inside]
-            if y is not None and labels is not None:
-                y[places] = labels[inside]
-        return x, y
-
-    def _unit(self, unit: int) -> tuple[Tensor, Tensor | None]:
         # The thread that reads ahead and the training may both ask.
         with self._lock:
-            if unit in self._kept:
-                self._kept.move_to_end(unit)
-                return self._kept[unit]
+            for unit in dict.fromkeys(units.tolist()):
+                places = (units == unit).nonzero()[:, 0]
+                rows, labels = self._unit(unit, self._used + int(places[-1]))
+                inside = numbers[places] - (self.ends[unit] - self.counts[unit])
+                x[places] = rows[inside]
+                if y is not None and labels is not None:
+                    y[places] = labels[inside]
+            self._used += len(numbers)
+        return x, y
+
+    def _unit(self, unit: int, used: int) -> tuple[Tensor, Tensor | None]:
+        """Give a unit that is needed up to the row ``used``, counted over all that were ever read.
+
+        Lanes take turns, so that the unit whose last row is the longest ago is the one that its lane has left.
+        """
+        if unit not in self._kept:
             while len(self._kept) >= self.lanes:
-                self._kept.popitem(last=False)
+                del self._kept[min(self._kept, key=lambda one: self._kept[one][0])]
             rows, labels = self.reader.read(unit)
             # An array of a file's own memory may not be written to, and torch has no such tensors.
             rows = rows if rows.flags.writeable else rows.copy()
-            self._kept[unit] = torch.from_numpy(rows), None if labels is None else torch.from_numpy(labels)
+            self._kept[unit] = used, torch.from_numpy(rows), None if labels is None else torch.from_numpy(labels)
             self.reads += 1
-            return self._kept[unit]
+        _, *both = self._kept[unit]
+        self._kept[unit] = (used, *both)
+        return both[0], both[1]
 
     def place(self, number: int) -> str:
         """Say in which file and where in it a row lies."""
@@ -167,7 +172,8 @@ class Shards(Rows):
             self._sum = zlib.crc32(json.dumps(about).encode())
             last = len(self.counts) - 1
             for unit in sorted({i * last // (SAMPLED - 1) for i in range(SAMPLED)}):
-                for part in self._unit(unit):
+                start = int(self.ends[unit] - self.counts[unit])
+                for part in self.read(torch.arange(start, int(self.ends[unit]))):
                     self._sum = self._sum if part is None else zlib.crc32(part.numpy().tobytes(), self._sum)
         return self._sum
 

@@ -90,7 +90,7 @@ class Lanes(Order):
     def _shuffled(self, epoch: int, unit: int) -> Tensor:
         """The rows inside of a unit in this epoch's order; those of open units are kept."""
         if unit not in self._inside:
-            while len(self._inside) >= self.lanes:
+            while len(self._inside) >= 2 * self.lanes:
                 self._inside.popitem(last=False)
             self._inside[unit] = torch.randperm(int(self.counts[unit]), generator=self._generator(epoch, 1 + unit))
         self._inside.move_to_end(unit)
@@ -159,7 +159,9 @@ class Prefetched:
 
     def __call__(self, step: int) -> Tensor:
         if self.coming and self.coming[0][0] != step:
-            self.coming.clear()  # a step is repeated
+            for _, gathered in self.coming:  # a step is repeated
+                gathered.cancel()
+            self.coming.clear()
         following = self.coming[-1][0] + 1 if self.coming else step
         for ahead in range(following, step + AHEAD):
             self.coming.append((ahead, self.thread.submit(self._gather, ahead)))
