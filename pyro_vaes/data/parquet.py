@@ -131,7 +131,7 @@ def _pyarrow() -> Any:
 
 def _opened(pq: Any, path: Path) -> Any:
     try:
-        return pq.ParquetFile(path, memory_map=False)
+        return pq.ParquetFile(path, memory_map=False, page_checksum_verification=True)
     except Exception as error:  # pyarrow's errors have no common ancestor
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
 

@@ -127,6 +127,8 @@ class Shards(Rows):
 
     def read(self, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
         """Give rows by their numbers, and their labels; unit by unit, in the order in which they come."""
+        # Every W-th of a batch's numbers is a view of them.
+        numbers = numbers.contiguous()
         units = torch.searchsorted(self.ends, numbers, right=True)
         x = torch.empty(len(numbers), self.shape[1], dtype=self.dtype)
         y = torch.empty(len(numbers), dtype=torch.int64) if self.labelled else None

@@ -8,8 +8,8 @@ ahead shares the cores with everything else. *Memory*: the most anonymous memory
 to the end of the training, less what it had before; pages of mapped files, which the kernel may drop at any time, are
 not counted.
 
-Then the largest, in batches of 1024: a memory map of zeros in a sparse file, which takes no disk (its pages are read all
-the same; some of its rows only), and one epoch of Parquet files of random bytes.
+Then the largest, in batches of 1024: a memory map of zeros in a sparse file, which takes no disk (its pages are read
+all the same; some of its rows only), and one epoch of Parquet files of random bytes.
 """
 
 import json

@@ -101,7 +101,8 @@ def measure(
         fit(pair, x, steps=steps, batch_size=batch_size, engine="eager", progress=False, on_step=step)
     return {
         "reader": reader, "rows": len(x), "bytes": x.numel() * x.element_size(), "files": len(files),
-        "open, seconds": opened, "cold, rows/s": rates[0] if cold else None, "warm, rows/s": rates[-1] if warm else None,
+        "open, seconds": opened,
+        "cold, rows/s": rates[0] if cold else None, "warm, rows/s": rates[-1] if warm else None,
         "training, rows/s": (steps - 1) * batch_size / (first[1] - first[0]), "first step, seconds": first[0],
         "anonymous before": peak.start, "anonymous at most": peak.most, "threads": 1, "batch_size": batch_size,
         "batches": batches,
