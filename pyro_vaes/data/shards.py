@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +20,6 @@ from pyro_vaes.data.parquet import Parquet
 from pyro_vaes.data.rows import Rows
 from pyro_vaes.data.tars import Tars
 from pyro_vaes.errors import InputError, said, whole
-
-
-class Reader(Protocol):
-    """What knows a kind of file."""
-
-    paths: list[Path]
-    units: list
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    labelled: bool
-
-    def read(self, unit: int) -> tuple[np.ndarray, np.ndarray | None]: ...
-    def place(self, unit: int, row: int | None = None) -> str: ...
-
 
 READERS = {".parquet": Parquet, ".tar": Tars}
 #: Units whose rows identify the data, besides names, sizes and counts.
@@ -84,6 +70,8 @@ class Shards(Rows):
     (Shards(15 x 4, 3 units of 1 file), [5, 5, 5], tensor([[0, 1, 2, 3]], dtype=torch.uint8))
     """
 
+    counts: Tensor
+
     def __init__(
         self,
         source: str | Path | Sequence[str | Path],
@@ -95,7 +83,7 @@ class Shards(Rows):
         whole("window", window)
         whole("memory", memory, high=2**63)
         paths = found(source)
-        self.reader: Reader = READERS[paths[0].suffix.lower()](paths)
+        self.reader: Any = READERS[paths[0].suffix.lower()](paths)
         counts = [unit[_ROWS[type(self.reader)]] for unit in self.reader.units]
         if not counts:
             raise InputError(f"{paths[0]}: holds no rows")
@@ -157,9 +145,9 @@ class Shards(Rows):
             rows = rows if rows.flags.writeable else rows.copy()
             self._kept[unit] = used, torch.from_numpy(rows), None if labels is None else torch.from_numpy(labels)
             self.reads += 1
-        _, *both = self._kept[unit]
-        self._kept[unit] = (used, *both)
-        return both[0], both[1]
+        _, x, y = self._kept[unit]
+        self._kept[unit] = used, x, y
+        return x, y
 
     def place(self, number: int) -> str:
         """Say in which file and where in it a row lies."""

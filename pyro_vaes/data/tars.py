@@ -10,6 +10,7 @@ import math
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Tars:
 
     def __init__(self, paths: Sequence[Path]):
         self.wds = _webdataset()
-        self.paths, self.units = list(paths), []
+        self.paths: list[Path] = list(paths)
+        self.units: list[tuple[int, int, int, int, int]] = []
         self.shape, self.dtype, self.labelled = self._first()
         length = max(1, min(SAMPLES, BYTES // (math.prod(self.shape) * self.dtype.itemsize)))
         self.units = []
@@ -138,7 +140,7 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         size = path.stat().st_size
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # which would grow with the file
+                tar.members = []  # type: ignore[attr-defined] # which would grow with the file
                 _check_member(path, member)
                 if member.isreg():
                     yield member
@@ -169,24 +171,32 @@ def _named(member: tarfile.TarInfo) -> str:
 
 def _npy(data: bytes, where: str) -> np.ndarray:
     """Read an array whose header says no more than there is."""
-    stream = io.BytesIO(data)
+    first = data[6:7] == b"\x01"  # of the format's versions, whose header has a length of two bytes
+    end = 10 + int.from_bytes(data[8:10], "little") if first else 12 + int.from_bytes(data[8:12], "little")
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        shape, fortran, dtype = _header(data[:end])
     except Exception as error:  # numpy parses the header as Python, with any error
         raise InputError(f"{where}: .npy cannot be read: {first_line(error)}") from error
     if dtype.kind not in "buif":
         raise InputError(f"{where}: holds {dtype} values: it must hold real numbers, and no objects")
     count = math.prod(shape)
-    if count < 1 or any(n < 0 for n in shape) or count * dtype.itemsize != len(data) - stream.tell():
+    if count < 1 or any(n < 0 for n in shape) or count * dtype.itemsize != len(data) - end:
         raise InputError(f"{where}: says shape {shape} of {dtype}, which its {len(data)} bytes do not hold")
-    array = np.frombuffer(data, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(data, dtype, count, end).reshape(shape, order="F" if fortran else "C")
     _check_shape(array.shape, where)
     if array.dtype == np.uint8:
         return array
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+@lru_cache(16)
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """What a header says; those of a shard are mostly the same, and numpy parses each as Python."""
+    stream = io.BytesIO(header)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def _image(data: bytes, where: str) -> np.ndarray:

@@ -102,11 +102,12 @@ def measure(
     return {
         "reader": reader, "rows": len(x), "bytes": x.numel() * x.element_size(), "files": len(files),
         "open, seconds": opened,
-        "cold, rows/s": rates[0] if cold else None, "warm, rows/s": rates[-1] if warm else None,
+        "cold, rows/s": rates[0][0] if cold else None, "warm, rows/s": rates[-1][0] if warm else None,
         "training, rows/s": (steps - 1) * batch_size / (first[1] - first[0]), "first step, seconds": first[0],
+        "rows per second of CPU": rates[-1][1], "load average": os.getloadavg()[0],
         "anonymous before": peak.start, "anonymous at most": peak.most, "threads": 1, "batch_size": batch_size,
         "batches": batches,
-        "units": None if not isinstance(x, Shards) else len(x.counts), "units read": reads,
+        "units": len(x.counts) if isinstance(x, Shards) else None, "units read": reads,
         "lanes": None if not isinstance(x, Shards) else x.lanes,
     }  # fmt: skip
 
@@ -119,11 +120,13 @@ def _open(reader: str, path: str) -> Any:
     return Shards(path)
 
 
-def _rate(there: Any, batches: int, batch_size: int) -> float:
-    began = time.perf_counter()
+def _rate(there: Any, batches: int, batch_size: int) -> tuple[float, float]:
+    """Rows per second, and per second of CPU, of all threads."""
+    clock, cpu = time.perf_counter(), time.process_time()
     for step in range(batches):
         there(step)
-    return batches * batch_size / (time.perf_counter() - began)
+    rows = batches * batch_size
+    return rows / (time.perf_counter() - clock), rows / (time.process_time() - cpu)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def train(
     given, fresh = read(schedules), augmentation(augment)
     whole("checkpoint_every", checkpoint_every)
     whole("log_every", log_every)
-    data: list[Tensor | Rows] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
+    data: list[Any] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[arg-type]
     for folder in out:
         _check_folder(folder, resume)
     where = _device(pairs[0], data[0], device)
