@@ -21,7 +21,7 @@ from pyro_vaes.data.rows import Rows
 from pyro_vaes.data.tars import Tars
 from pyro_vaes.errors import InputError, said, whole
 
-READERS = {".parquet": Parquet, ".tar": Tars}
+READERS: dict[str, Any] = {".parquet": Parquet, ".tar": Tars}
 #: Units whose rows identify the data, besides names, sizes and counts.
 SAMPLED = 8
 
