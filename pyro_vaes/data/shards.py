@@ -87,6 +87,7 @@ class Shards(Rows):
         counts = [unit[_ROWS[type(self.reader)]] for unit in self.reader.units]
         if not counts:
             raise InputError(f"{paths[0]}: holds no rows")
+        most = max(counts)  # a unit is decoded whole, even where the limit cuts it
         if limit is not None:
             counts = _first(counts, whole("limit", limit, high=2**63))
         self.counts = torch.tensor(counts)
@@ -95,10 +96,10 @@ class Shards(Rows):
         self.shape = (int(self.ends[-1]), math.prod(self.datum))
         self.dtype = torch.uint8 if self.reader.dtype == np.uint8 else torch.float32
         self.labelled = self.reader.labelled
-        largest = max(counts) * self.shape[1] * self.element_size()
+        largest = most * self.shape[1] * self.element_size()
         if largest > memory:
             raise InputError(
-                f"{paths[0]}: a row group of {max(counts):,} rows takes {largest:,} bytes, more than memory "
+                f"{paths[0]}: a row group of {most:,} rows takes {largest:,} bytes, more than memory "
                 f"({memory:,}): write smaller ones (row_group_size), or give more memory"
             )
         self.lanes = max(1, min(window, len(counts), memory // largest))
