@@ -38,7 +38,7 @@ SCALES: dict[str, dict[str, Any]] = {
     "quick": {
         "rows": 20_000, "group": 512, "files": 4, "steps": 100, "rounds": 2, "batch_size": 128, "seeds": [0],
         "largest map": 25_600_000, "largest Parquet": 2_560_000, "largest files": 20, "largest group": 16_384,
-        "largest batches": 200,
+        "largest batches": 50,
     },
     "paper": {
         "rows": 2_000_000, "group": 4096, "files": 32, "steps": 3000, "rounds": 5, "batch_size": 128, "seeds": [0],
