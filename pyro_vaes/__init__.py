@@ -61,6 +61,7 @@ _HOMES = {
     "pyro_vaes.evaluation.blocks": ["evolve", "interpolate_block", "resample_block", "interpolate"],
     "pyro_vaes.evaluation.block_effects": ["block_effects", "BlockEffects"],
     "pyro_vaes.data.quadrants": ["quadrants"],
+    "pyro_vaes.data.shards": ["Shards"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
     "pyro_vaes.errors": ["InputError"],
     "pyro_vaes.analysis.sbc": ["sbc", "vsbc"],

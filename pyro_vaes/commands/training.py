@@ -12,6 +12,7 @@ from pyro_vaes.commands.files import (
     is_image,
     locate_data,
     modelled,
+    of_shards,
     read_data,
     write_figure,
 )
@@ -105,7 +106,8 @@ def do_fit(
     Args:
         target: a variant, or file.py:function, whose own options `fit TARGET --help` lists; left out, it is t_vae,
             which learns its own scale.
-        data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder.
+        data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder; or shards, a folder of .parquet or
+            .tar files or a pattern such as "many/*.parquet", which stay on disk.
         corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6.
         out: the run folder, by default runs/TARGET.
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
@@ -162,6 +164,7 @@ def do_fit(
         raise InputError("replicas are trained in one process: leave out devices and num_nodes, or replicas")
     augment = binarised_augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
+    of_shards(x, labels=labels, replicas=replicas)
     x, y, shape = modelled(condition, dataset, x)
     if y is not None and y.dim() == 2:
         if augment is not None:
@@ -300,7 +303,11 @@ def check_scale(scale: str) -> None:
 def _train(
     runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool, fabric: Any = None
 ) -> int:
+    from torch import Tensor
+
+    from pyro_vaes.data.rows import size
     from pyro_vaes.inference.compile import describe
+    from pyro_vaes.inference.guard import JOINED
     from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
@@ -308,7 +315,8 @@ def _train(
     where = device_of(config["device"]) if fabric is None else fabric.device
     options |= {"checkpoint_every": config["checkpoint_every"], "device": where, "fabric": fabric}
     options |= {"tracker": config["track"]}
-    x, y = x.to(where), None if y is None else y.to(where)
+    if isinstance(x, Tensor) and size(x) <= JOINED:  # what is larger stays where it is, and is read batch by batch
+        x, y = x.to(where), None if y is None else y.to(where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
         histories = fitted(runs, pairs, x, y, options, resume)
@@ -327,10 +335,11 @@ def _train(
 def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
     from pyro_vaes.evaluation.plots import image_rows
-    from pyro_vaes.inference.guard import as_batch
+    from pyro_vaes.inference.guard import as_batch, first_rows
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
-    shape, few = run.config["shape"], None if y is None else y[:512]
+    shape = run.config["shape"]
+    x, few = first_rows(pair, x, y, 512)
     if run.config["missing"] is not None:
         x = pair.objective.filled(as_batch(x[:512]))  # type: ignore[attr-defined]
     if is_image(shape):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data import files
+from pyro_vaes.data.rows import chunks, sampled
+from pyro_vaes.data.shards import Shards, holds_shards, split_of
 from pyro_vaes.errors import InputError, unknown, whole
 
 
@@ -21,7 +23,8 @@ class Dataset:
     Arguments:
         name: the name or path it was loaded by.
         x: (N, d). Images are float32 in [0, 1], tables float32 in their own range. What is too large for
-            that (`pyro_vaes.data.files.MMAP_BYTES`) is a memory map, or uint8 in 0..255, or both.
+            that (`pyro_vaes.data.files.MMAP_BYTES`) is a memory map, or uint8 in 0..255, or both. Or
+            `pyro_vaes.data.shards.Shards`, which a training reads; `x[:1000]` are rows of them.
         shape: of one datum, with product d: (8, 8), (28, 20), (3, 32, 32) channel first, or (d,).
         y: (N,) int64 labels, or None.
         note: what was done to the values since they were loaded, in words; see `pyro_vaes.data.binarised`.
@@ -33,13 +36,13 @@ class Dataset:
     """
 
     name: str
-    x: Tensor
+    x: Any
     shape: tuple[int, ...]
     y: Tensor | None = None
     note: str = ""
 
     def __repr__(self) -> str:
-        labels = "no labels" if self.y is None else "labelled"
+        labels = "labelled" if self.y is not None or getattr(self.x, "labelled", False) else "no labels"
         return f"Dataset({self.name!r}, {len(self.x)} x {self.x.shape[1]}, shape {self.shape}, {labels})"
 
 
@@ -58,7 +61,9 @@ def load(
     array, and optional labels `y`; `.csv` of numbers with an optional header line, where a column named
     `label` or `y` holds the labels; `.mat` with a key `ff` (Frey layout), `x`, `X` or a single array. A
     folder holds images of one size, or class subfolders of them, or a `train` subfolder (and others, the
-    splits) of either. Bytes are divided by 255. Python objects are never unpickled from a user's file.
+    splits) of either. `.parquet` and `.tar` files, one, a folder of them, or a pattern such as
+    ``"many/*.parquet"``, stay where they are: `x` is then `pyro_vaes.data.shards.Shards`. Bytes are divided
+    by 255. Python objects are never unpickled from a user's file.
 
     Arguments:
         source: a name in `DATASETS`; any other string, and any `Path`, is a path.
@@ -84,6 +89,9 @@ def load(
         whole("limit", limit)
     if not isinstance(source, str | Path):
         raise InputError(f"source is {source!r}: it must be a name or a path")
+    if not (isinstance(source, str) and source in DATASETS) and holds_shards(place := split_of(source, split)):
+        shards = Shards(place, limit=limit)
+        return Dataset(str(source), shards, shards.datum)
     if isinstance(source, str) and source in DATASETS:
         x, shape, y = DATASETS[source](Path(root), split, limit, download)
     else:
@@ -106,13 +114,12 @@ def _check_finite(x: Tensor, name: str, missing: bool = False, values: int = 2**
     """Look for NaN and inf in blocks of about `values` entries, so that a memory map stays on disk."""
     if not x.is_floating_point():
         return
-    size = max(1, values // x.shape[1])
-    for start in range(0, len(x), size):
-        part = x[start : start + size]
+    # Of more than 4 GiB a training checks every batch, and all else that takes rows checks those.
+    for start, part in chunks(x, sampled(x), max(1, values // x.shape[1])):
         bad = part.isinf() if missing else ~part.isfinite()
         if bad.any():
             row, column = bad.nonzero()[0].tolist()
-            value = x[start + row, column].item()
+            value = part[row, column].item()
             place = f"row {start + row}, column {column}"
             raise InputError(f"{name}: {value} at {place}, counted from 0: all values must be finite")
 

@@ -54,7 +54,7 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None, mi
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        return read_folder(_split_folder(path, split), limit)
+        return read_folder(split_folder(path, split), limit)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}: use {_kinds()}")
@@ -285,7 +285,7 @@ READERS: dict[str, Callable[[Path], Parts]] = {".npy": _numpy, ".npz": _numpy, "
 # Folders of images
 
 
-def _split_folder(path: Path, split: str) -> Path:
+def split_folder(path: Path, split: str) -> Path:
     divided = (path / "train").is_dir()
     splits = sorted(child.name for child in path.iterdir() if child.is_dir()) if divided else ["train"]
     if split not in splits:

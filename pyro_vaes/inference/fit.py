@@ -13,14 +13,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
+from pyro_vaes.data.rows import Rows, sampled
 from pyro_vaes.errors import InputError, first_line, number, whole
-from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
+from pyro_vaes.inference.batches import Prefetched, Resident, batches_of, order_of
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
     Diverged,
     Interruption,
     as_batch,
+    batch_check,
     check_condition,
     check_data,
     check_rows,
@@ -43,7 +45,7 @@ from pyro_vaes.pair import Pair
 
 def fit(
     pair: Pair | Sequence[Pair],
-    x: Tensor | Sequence[Tensor],
+    x: Tensor | Rows | Sequence[Tensor],
     y: Tensor | Sequence[Tensor] | None = None,
     *,
     steps: int = 3000,
@@ -74,8 +76,10 @@ def fit(
             replicas: they may differ in every tensor (parameters, a fixed floor, beta), not in their programs.
         x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used; NaN where an entry is
             missing, for an objective that is :class:`~pyro_vaes.inference.masked.Masked`. For replicas one for all,
-            or a list of one each, of one shape.
-        y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
+            or a list of one each, of one shape. Or :class:`~pyro_vaes.data.shards.Shards`, for one pair. Of shards,
+            and of more than 4 GiB, parts are checked before the training, and every batch when it is read.
+        y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list. None for
+            shards whose rows have labels.
         steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
             by default those that suit the objective (0.5 and 0.999 for ``wae_gan``, else 0.9 and 0.999); for
             replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
@@ -158,7 +162,7 @@ def fit(
 
 def train(
     pairs: Sequence[Pair],
-    x: Tensor | Sequence[Tensor],
+    x: Tensor | Rows | Sequence[Tensor],
     y: Tensor | Sequence[Tensor] | None,
     plans: Sequence[Plan],
     out: Sequence[str | Path | None],
@@ -180,7 +184,7 @@ def train(
     given, fresh = read(schedules), augmentation(augment)
     whole("checkpoint_every", checkpoint_every)
     whole("log_every", log_every)
-    data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
+    data: list[Any] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[arg-type]
     for folder in out:
         _check_folder(folder, resume)
     told = guarded(tracker if ranks is None or ranks.first else None, out, stacked)
@@ -189,12 +193,12 @@ def train(
     if len(conditions) != len(pairs):
         raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
     for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):
-        check_data(pair, rows, fresh, holes=takes_holes(pair))
+        check_data(pair, rows, fresh, holes=takes_holes(pair), large=True)
         conditions[i] = check_condition(pair, rows, conditions[i])
         check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
     if pairs[0].condition_dim:
-        data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
+        data = [packed(rows, condition, pairs[0]) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
     extra = _extra(given, fresh)
@@ -223,8 +227,11 @@ def train(
             ranks.noise(tracks[0].history.step, plans[0].seed, kept, cast("Engine", runner))
         for track in tracks:
             track.history.engine, track.history.pair = runner, track.pair
-        batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device, ranks)
-                               for track, plan in zip(tracks, plans, strict=True)], where, stacked)  # fmt: skip
+        orders = [
+            order_of(track.x, plan.batch_size, plan.seed, ranks) for track, plan in zip(tracks, plans, strict=True)
+        ]
+        check = batch_check(pairs[0], fresh is not None, takes_holes(pairs[0])) if sampled(data[0]) else None
+        batches = batches_of(x, orders, where, stacked, check)
         with runner if isinstance(runner, Replicas) else nullcontext():
             loop, last = Loop(runner, tracks, batches, targets, ranks), partial(finish, tracks, prepare)
             _run(loop, batches, checkpoint_every, log_every, progress, on_step, last)
@@ -291,7 +298,7 @@ def _runner(
 
 def check_options(
     pair: Pair,
-    x: Tensor,
+    x: Tensor | Rows,
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
     engine: str = "auto",
@@ -303,7 +310,7 @@ def check_options(
         InputError: naming what is wrong and what is allowed.
     """
     fresh = augmentation(augment)
-    check_data(pair, x, fresh, holes=takes_holes(pair))
+    check_data(pair, x, fresh, holes=takes_holes(pair), large=True)
     choose(engine, 1, torch.device("cpu"))
     for name, schedule in read(schedules).items():
         find(pair, name)
@@ -313,8 +320,9 @@ def check_options(
             raise
         except Exception as error:
             raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
-    y = pair.first_condition(len(x)) if y is None else y[: len(x)]
-    rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim, takes_holes(pair)))
+    y = pair.first_condition(len(x)) if y is None and not isinstance(x, Rows) else y
+    y = y if y is None else y[: len(x)].to(x.device)
+    rehearse(pair, packed(x, y, pair), _prepared(fresh, pair.data_dim, takes_holes(pair)))
 
 
 def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -343,23 +351,13 @@ def _check_folder(out: str | Path | None, resume: bool) -> None:
         raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
 
 
-def _device(pair: Pair, x: Tensor, device: str | torch.device | None) -> torch.device:
-    if not isinstance(x, Tensor):
+def _device(pair: Pair, x: Tensor | Rows, device: str | torch.device | None) -> torch.device:
+    if not isinstance(x, Tensor | Rows):
         check_data(pair, x)
     try:
         return x.device if device is None else torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
-def _batches(
-    x: Tensor | Sequence[Tensor], orders: list[Order], device: torch.device, stacked: bool
-) -> Resident | Prefetched:
-    data = x if isinstance(x, Tensor) else list(x)
-    first = data if isinstance(data, Tensor) else data[0]
-    if first.device == device and first.numel() * first.element_size() < LARGE:
-        return Resident(data, orders, stacked)
-    return Prefetched(data, orders, device, stacked)
 
 
 def _extra(given: Mapping[str, Schedule], fresh: Augmentation | None) -> dict[str, str]:

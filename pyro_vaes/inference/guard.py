@@ -12,13 +12,15 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vaes.data.rows import Beside, Rows, chunks, sampled, size
 from pyro_vaes.errors import InputError, first_line, said, short
 from pyro_vaes.inference.objective import Loss
 from pyro_vaes.inference.ranks import ASK, Ranks
 from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
 
-CHUNK = 8192
+#: Bytes. Conditions are put beside data of more than this only when a batch is read.
+JOINED = 2**30
 
 
 class Diverged(ArithmeticError):
@@ -50,11 +52,12 @@ def as_batch(x: Tensor) -> Tensor:
 
 def check_data(
     pair: Pair,
-    x: Tensor,
+    x: Tensor | Rows,
     augment: Callable[[Tensor], Tensor] | None = None,
     *,
     support: bool = True,
     holes: bool = False,
+    large: bool = False,
 ) -> None:
     """Refuse data that the pair cannot model.
 
@@ -63,6 +66,8 @@ def check_data(
         augment: what happens to a batch before the pair sees it; it takes values in [0, 1].
         support: False lets any finite value pass, where no likelihood is asked for.
         holes: let NaN pass, where the objective takes it as missing.
+        large: look at some parts only where there are more than 4 GiB, or shards, as a training does, which looks at
+            every batch when it is read; see :func:`batch_check`.
 
     Raises:
         InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
@@ -76,7 +81,9 @@ def check_data(
     """
     if not isinstance(pair, Pair):
         raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2:
+    if isinstance(x, Rows) and not large:
+        raise InputError(f"x is {x!r}, which only a training reads: give rows of it, such as x[:1000]")
+    if not isinstance(x, Rows) and (not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2):
         shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
     if len(x) == 0:
@@ -88,34 +95,72 @@ def check_data(
     ours = next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
     if ours is not None and as_batch(x[:1]).dtype != ours:
         raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
-    of: Any = pair.traces()[1].nodes["x"]["fn"].support if support else None
-    family: Any = _of_any(getattr(of, "base_constraint", of))
-    for start in range(0, len(x), CHUNK):
-        chunk = as_batch(x[start : start + CHUNK])
-        if holes and chunk.isnan().any():
-            # Any value that is there stands in for one that is not.
-            there = chunk[~chunk.isnan()]
-            chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
-        _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
-        if not support:
-            continue
-        if augment is not None:
-            _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
-            chunk = _augmented(chunk, augment)
-        _refuse(
-            ~family.check(chunk),
-            chunk,
-            start,
-            f"it must lie in the support of the likelihood ({_say(family)})",
-        )
-        if pair.range is not None:
-            low, high = pair.range
-            _refuse(
-                (chunk < low) | (chunk > high),
-                chunk,
-                start,
-                f"{pair.name} models values in [{low:g}, {high:g}], so rescale",
-            )
+    family = _family(pair) if support else None
+    if augment is None and x.dtype == torch.uint8 and size(x) > JOINED and _any_byte_passes(pair, family):
+        return  # and so does any row
+    for start, part in chunks(x, large and sampled(x)):
+
+        def place(row: int, start: int = start) -> str:
+            return x.place(start + row) if isinstance(x, Rows) else f"row {start + row}"
+
+        _check_chunk(pair, as_batch(part), family, place, holes, augment)
+
+
+def batch_check(pair: Pair, augmented: bool, holes: bool) -> Callable[[Tensor, Callable[[int], str]], None]:
+    """Give what refuses rows of a batch when it is read, where there were too many data to look at all of them before.
+
+    It draws nothing, so that it may run beside the training: what an augmentation makes of a batch is not looked at.
+    """
+    family = None if augmented else _family(pair)
+
+    def check(batch: Tensor, place: Callable[[int], str]) -> None:
+        chunk = as_batch(batch[:, : pair.data_dim])
+        _check_chunk(pair, chunk, family, place, holes)
+        if augmented:
+            _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
+
+    return check
+
+
+def _family(pair: Pair) -> Any:
+    of: Any = pair.traces()[1].nodes["x"]["fn"].support
+    return _of_any(getattr(of, "base_constraint", of))
+
+
+def _any_byte_passes(pair: Pair, family: Any) -> bool:
+    """Whether any row of bytes would pass: then data of this type need not be read."""
+    chunk = (torch.arange(256.0) / 255)[:, None].expand(256, pair.data_dim)
+    try:
+        _check_chunk(pair, chunk, family, str, False)
+    except InputError:
+        return False
+    # A support of whole rows says nothing about each entry.
+    return family is None or family.check(chunk).shape == chunk.shape
+
+
+def _check_chunk(
+    pair: Pair,
+    chunk: Tensor,
+    family: Any,
+    place: Callable[[int], str],
+    holes: bool,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    if holes and chunk.isnan().any():
+        # Any value that is there stands in for one that is not.
+        there = chunk[~chunk.isnan()]
+        chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
+    _refuse(~torch.isfinite(chunk), chunk, place, "it must be finite")
+    if family is None:
+        return
+    if augment is not None:
+        _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
+        chunk = _augmented(chunk, augment)
+    _refuse(~family.check(chunk), chunk, place, f"it must lie in the support of the likelihood ({_say(family)})")
+    if pair.range is not None:
+        low, high = pair.range
+        allowed = f"{pair.name} models values in [{low:g}, {high:g}], so rescale"
+        _refuse((chunk < low) | (chunk > high), chunk, place, allowed)
 
 
 def _of_any(family: Any) -> Any:
@@ -128,7 +173,7 @@ def _of_any(family: Any) -> Any:
     return family
 
 
-def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
+def check_condition(pair: Pair, x: Tensor | Rows, y: Tensor | None) -> Tensor | None:
     """Give the conditions of data as the pair takes them, (N, c), or refuse them.
 
     Args:
@@ -151,6 +196,8 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         if y is not None:
             raise InputError(f"y is given, but {pair.name} takes no condition")
         return None
+    if y is None and isinstance(x, Rows) and x.labelled:
+        return None  # each row brings its own
     if y is None and pair.partial:
         y = torch.full((len(x),), -1)
     if y is None:
@@ -177,9 +224,28 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
     return y.to(x.device, _first(pair).dtype)
 
 
-def packed(x: Tensor, y: Tensor | None) -> Tensor:
-    """Put the condition of every datum beside it, in one tensor that a training reads rows from."""
-    return x if y is None else torch.cat([as_batch(x).to(y.dtype), y], 1)
+def packed(x: Tensor | Rows, y: Tensor | None, pair: Pair | None = None) -> Tensor | Rows:
+    """Put the condition of every datum beside it, in one tensor that a training reads rows from.
+
+    Beside more than a gigabyte, and beside shards, it is put when a row is read; so is the label of a shard's row,
+    which is the condition of ``pair`` where y is None.
+    """
+    own = y is None and isinstance(x, Rows) and x.labelled and pair is not None and bool(pair.condition_dim)
+    if y is None and not own:
+        return x
+    if isinstance(x, Tensor) and size(x) <= JOINED and y is not None:
+        return torch.cat([as_batch(x).to(y.dtype), y], 1)
+    c, dtype = (pair.condition_dim, _first(pair).dtype) if y is None and pair else (y.shape[1], y.dtype)  # type: ignore
+    return Beside(x, y, c, dtype, as_batch, bool(pair and pair.partial))
+
+
+def first_rows(pair: Pair, x: Tensor | Rows, y: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+    """Give the first n rows, and their conditions, on the device of the pair."""
+    device, few = _first(pair).device, None if y is None else y[:n]
+    if isinstance(x, Rows) and x.labelled and y is None and pair.condition_dim:
+        both = packed(x, None, pair)[:n]
+        return x[:n].to(device), both[:, pair.data_dim :].to(device)
+    return x[:n].to(device), few if few is None else few.to(device)
 
 
 def takes_holes(pair: Pair) -> bool:
@@ -204,13 +270,13 @@ def _say(constraint) -> str:
     return "0 or 1; binarise grey values first, or draw them: augment='dynamic'" if name == "boolean" else name
 
 
-def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
+def _refuse(bad: Tensor, chunk: Tensor, place: Callable[[int], str], allowed: str) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
-        raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
+        raise InputError(f"x is {chunk[row, column].item():g} at {place(row)}, column {column}: {allowed}")
 
 
-def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch) -> None:
+def rehearse(pair: Pair, x: Tensor | Rows, prepare: Callable[[Tensor], Any] = as_batch) -> None:
     """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
 
     Raises:

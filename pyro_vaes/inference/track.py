@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from torch import Tensor
 
+from pyro_vaes.data.rows import Rows, checksum
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.optimiser import BETAS
@@ -38,7 +39,7 @@ class Track:
     def __init__(
         self,
         pair: Pair,
-        x: Tensor,
+        x: Tensor | Rows,
         plan: Plan,
         out: Path | None,
         extra: Mapping[str, str] | None = None,
@@ -145,12 +146,8 @@ class Track:
         }
 
     def _checksum(self) -> int:
-        """A checksum of all rows, read in chunks so that a memory map is never copied whole, and once only."""
         if not hasattr(self, "_sum"):
-            self._sum = 0
-            for start in range(0, len(self.x), 8192):
-                rows = self.x[start : start + 8192].contiguous().detach().cpu()
-                self._sum = zlib.crc32(rows.numpy().tobytes(), self._sum)
+            self._sum = checksum(self.x)
         return self._sum
 
 
