@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pyro_vaes.data.declared import read_npy
 from pyro_vaes.data.marks import BLOCK, Corrupted, check, circles, rectangles, stripes
 from pyro_vaes.errors import InputError, unknown
 
@@ -217,12 +217,7 @@ def _numbers(spec: str, argument: str) -> list[float]:
 
 
 def _mask_file(path: str, n: int, shape: tuple[int, ...]) -> Tensor:
-    if not Path(path).is_file():
-        raise InputError(f"mask {path!r}: no such file: give a .npy file, mask:FILE.npy")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"mask {path}: cannot be read as a .npy array of bool") from error
+    array = read_npy(path, f"mask {path}")
     if array.dtype != np.bool_:
         raise InputError(f"mask {path}: holds {array.dtype} values: it must hold bool")
     if array.shape not in ((n, math.prod(shape)), (n, *shape)):

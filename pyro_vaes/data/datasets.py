@@ -97,7 +97,7 @@ def load(
 
 def _existing(source: str | Path) -> Path:
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and not path.suffix and len(path.parts) < 2:
+    if isinstance(source, str) and not files.there(path) and not path.suffix and len(path.parts) < 2:
         raise unknown("data set", source, (*DATASETS, "or the path of a file or image folder"))
     return path
 
@@ -281,8 +281,12 @@ RAW = {
 def _torchvision(name: str, cls: str, root: Path, download: bool, **options: Any) -> Any:
     from torchvision import datasets
 
+    kind = getattr(datasets, cls)
+    # A cache that torchvision wrote before 2020 is a pickle, and is passed by: the files it was made of are read. The
+    # name stays, because it is that of the folder.
+    unpickled = type(cls, (kind,), {"_check_legacy_exist": lambda self: False, "__module__": kind.__module__})
     try:
-        return getattr(datasets, cls)(root, download=download, **options)
+        return unpickled(root, download=download, **options)
     except Exception as error:  # damage and network failures surface as nearly any error
         if "not found" in str(error).lower() and not download:
             raise InputError(

@@ -1,12 +1,12 @@
 """Which pixels of an image are hidden, to be completed: by the name of a region, or by a file."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vaes.data.declared import read_npy
 from pyro_vaes.errors import InputError, unknown
 
 # Hidden: first and last row, first and last column, as shares of the height and the width of an upright face.
@@ -61,16 +61,9 @@ def read_mask(path: str, shape: Sequence[int], rows: int) -> Tensor:
     >>> read_mask("nothing.npy", (2, 2), 3)
     Traceback (most recent call last):
         ...
-    pyro_vaes.errors.InputError: hide nothing.npy: there is no such file
+    pyro_vaes.errors.InputError: hide nothing.npy: there is no such file: give a .npy file
     """
-    if not Path(path).is_file():
-        raise InputError(f"hide {path}: there is no such file")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"hide {path}: it cannot be read as a .npy file ({type(error).__name__})") from None
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"hide {path}: it holds several arrays, and a mask is one")
+    found = read_npy(path, f"hide {path}")
     size = int(np.prod(shape))
     flat = {tuple(shape): (size,), (size,): (size,), (rows, *shape): (rows, size), (rows, size): (rows, size)}
     # A grey mask hides all channels of a colour image.

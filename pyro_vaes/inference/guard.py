@@ -16,8 +16,11 @@ from pyro_vaes.errors import InputError, first_line, said, short
 from pyro_vaes.inference.objective import Loss
 from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
+from pyro_vaes.tensors import NARROW, plain
 
 CHUNK = 8192
+#: What data must be.
+ROWS = "a tensor of shape (N, d), one row per datum"
 
 
 class Diverged(ArithmeticError):
@@ -36,6 +39,18 @@ class Diverged(ArithmeticError):
         ...
     pyro_vaes.inference.guard.Diverged: ...
     """
+
+
+def check_pair(pair: object) -> None:
+    """Refuse what is no pair.
+
+    >>> check_pair(5)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: a Pair is needed, not int
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
 
 
 def as_batch(x: Tensor) -> Tensor:
@@ -73,11 +88,8 @@ def check_data(
         ...
     pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1], so rescale
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2:
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    plain("x", x, 2, ROWS)
+    check_pair(pair)
     if len(x) == 0:
         raise InputError("x is empty: there must be at least one datum")
     if x.shape[1] != pair.data_dim:
@@ -143,8 +155,7 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         ...
     pyro_vaes.errors.InputError: y is given, but l2_vae takes no condition
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    check_pair(pair)
     c = pair.condition_dim
     if not c:
         if y is not None:
@@ -154,13 +165,13 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         y = torch.full((len(x),), -1)
     if y is None:
         raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
-    if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
-        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
-    if y.layout != torch.strided:
-        raise InputError("y is sparse: it must be an ordinary tensor")
-    if y.is_complex():
-        raise InputError(f"y has dtype {y.dtype}: it must be real")
+    plain("y", y, what=f"labels below {c} or numbers of shape ({len(x)}, {c}), in an ordinary tensor")
+    if tuple(y.shape) not in ((len(x),), (len(x), c)):
+        raise InputError(
+            f"y is {tuple(y.shape)} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})"
+        )
+    if y.is_complex() or y.dtype in NARROW:
+        raise InputError(f"y has dtype {y.dtype}: it must be real, of 16 bits or more, or whole")
     if y.dim() == 1:
         low, none = (-1, ", or -1 for none") if pair.partial else (0, "")
         # As int64 first: a byte is compared with c, or -1, as a byte.

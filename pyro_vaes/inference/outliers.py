@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.inference.guard import as_batch, check_data
-from pyro_vaes.inference.posterior import reconstruct
+from pyro_vaes.inference.posterior import reconstructed
 from pyro_vaes.pair import Pair
 
 
@@ -186,5 +186,5 @@ def _log_pi(pair: Pair, x: Tensor) -> Tensor:
 
 
 def _residual(pair: Pair, x: Tensor) -> Tensor:
-    mean, scale = reconstruct(pair, x, draw=True)
+    mean, scale = reconstructed(pair, x, draw=True)
     return (x - mean).double() / scale

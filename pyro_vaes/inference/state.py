@@ -44,6 +44,9 @@ def warm_start(pair: Pair, other: Pair) -> None:
     >>> from pyro_vaes.variants import ic_vae, ric_vae
     >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
     """
+    for one in (pair, other):
+        if not isinstance(one, Pair):
+            raise InputError(f"a Pair is needed, not {type(one).__name__}")
     tensors = state(other)
     if any(isinstance(getattr(p.model, "prior", None), ChannelPrior) for p in (pair, other)):
         own = {name: tensor for name, tensor in state(pair).items() if name.startswith(PRIOR)}
