@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, said
+from pyro_vaes.errors import InputError
 
 #: Rows that anything here counts with; a tensor may claim more without having any memory.
 MOST = 2**31 - 1
@@ -30,8 +30,7 @@ def plain(name: str, value: Any, dims: int | None = None, what: str = "a tensor"
     pyro_vaes.errors.InputError: x is on the meta device and holds no values: it must be a tensor
     """
     if not isinstance(value, Tensor):
-        given = said(value) if isinstance(value, int | float | str | None) else type(value).__name__
-        raise InputError(f"{name} is {given}: it must be {what}")
+        raise InputError(f"{name} is {type(value).__name__}: it must be {what}")
     for odd, kind in (
         (value.is_nested, "is nested"),
         (value.is_sparse or str(value.layout) != "torch.strided", "is sparse"),

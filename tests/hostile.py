@@ -120,7 +120,13 @@ def fingerprint(value: Any) -> Any:
     """What must be the same afterwards."""
     if isinstance(value, nn.Module):
         return {k: v.clone() for k, v in value.state_dict().items()}
-    if isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized:
+    if (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    ):
         return value.detach().clone() if value.numel() < 10**6 else None
     return value.copy() if isinstance(value, np.ndarray) else None
 

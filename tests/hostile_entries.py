@@ -35,7 +35,11 @@ def blocks() -> pv.Pair:
 
 
 def with_x(call, variant="l2_vae", trains=False, **more) -> Entry:
-    return Entry(call, lambda: {"pair": made(variant), "x": grey()} | {k: v() if callable(v) else v for k, v in more.items()}, trains=trains)
+    return Entry(
+        call,
+        lambda: {"pair": made(variant), "x": grey()} | {k: v() if callable(v) else v for k, v in more.items()},
+        trains=trains,
+    )
 
 
 def with_y(call, **more) -> Entry:
@@ -61,8 +65,21 @@ def few() -> dict:
     return {"draws": 30, "batch_size": 4, "chunk": 20, "seed": 0}
 
 
-FIT = {"steps": 2, "batch_size": 4, "lr": 1e-3, "schedule": "cosine", "seed": 0, "optimiser": "adam", "betas": (0.9, 0.9),
-       "engine": "eager", "checkpoint_every": 2, "log_every": 1, "device": "cpu", "augment": "impulse:0.1", "resume": False}
+FIT = {
+    "steps": 2,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "seed": 0,
+    "optimiser": "adam",
+    "betas": (0.9, 0.9),
+    "engine": "eager",
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "device": "cpu",
+    "augment": "impulse:0.1",
+    "resume": False,
+}
 
 # For each public function good arguments; nothing costs more than a moment.
 ENTRIES: dict[str, Entry] = {
@@ -80,7 +97,7 @@ ENTRIES: dict[str, Entry] = {
     "bound": with_x(pv.bound, batch_size=4, seed=0),
     "sample": Entry(pv.sample, lambda: {"pair": made("l2_vae"), "draws": 3, "passes": 1, "noise": False, "seed": 0}),
     "sample conditional": Entry(pv.sample, lambda: {"pair": made("cvae", classes=3), "draws": 6, "y": labels()}),
-    "complete": with_x(quietly(pv.complete), mask=seen, method="optimise", tau=0.5, steps=2, restarts=2, draws=2, batch_size=4, seed=0, fill=grey),
+    "complete": with_x(quietly(pv.complete), mask=seen, method="optimise", tau=0.0, steps=2, restarts=2, draws=2, batch_size=4, seed=0, fill=grey),
     "complete nuts": with_x(quietly(pv.complete), mask=seen, method="nuts", draws=2, chains=1, warmup=1, depth=1, chunk=2, seed=0),
     "complete importance": with_x(quietly(pv.complete), mask=seen, method="importance", draws=2, samples=30, prior_share=0.5, chunk=10, noise=False),
     "condition": with_x(pv.condition, mask=seen),
@@ -92,7 +109,7 @@ ENTRIES: dict[str, Entry] = {
     "detect": with_x(pv.detect, passes=1, batch_size=4, shape=(2, 2), neighbourhood=1),
     "decompose": with_x(pv.decompose, draws=1, chunk=4, batch_size=4, seed=0),
     "aggregated": with_x(pv.aggregated, site="z", draws=20, repeats=2, batch_size=4, seed=0),
-    "traversal": with_x(pv.traversal, dimension=0, span=(-1.0, 1.0), site="z"),
+    "traversal": with_x(pv.traversal, x=lambda: grey()[:1], dimension=0, span=(-1.0, 1.0), site="z"),
     "classify": Entry(pv.classify, lambda: {"pair": made("m2_vae", condition_dim=3), "x": binary(), "site": "y_unobserved", "batch_size": 4}),
     "evolve": Entry(pv.evolve, lambda: {"pair": blocks(), "draws": 2, "x": binary()[:2], "seed": 0}),
     "interpolate": Entry(pv.interpolate, lambda: {"pair": blocks(), "x": binary()[:2], "steps": 3, "seed": 0}),

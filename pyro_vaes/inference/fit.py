@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
-from pyro_vaes.errors import InputError, first_line, number, whole
+from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
@@ -26,13 +26,14 @@ from pyro_vaes.inference.guard import (
     check_rows,
     packed,
     rehearse,
+    rehearse_last,
     takes_holes,
 )
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
-from pyro_vaes.inference.schedules import Schedule, find, read
+from pyro_vaes.inference.schedules import Schedule, check_schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
 from pyro_vaes.inference.track import CHECKPOINT, Track
 from pyro_vaes.pair import Pair
@@ -173,6 +174,8 @@ def train(
         conditions[i] = check_condition(pair, rows, conditions[i])
         check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
+        smallest = len(rows) % plans[i].batch_size or min(len(rows), plans[i].batch_size)
+        rehearse_last(pair, rows, conditions[i], smallest, _prepared(fresh, pair.data_dim, takes_holes(pair)))
     if pairs[0].condition_dim:
         data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
@@ -277,13 +280,7 @@ def check_options(
     check_data(pair, x, fresh, holes=takes_holes(pair))
     choose(engine, 1, torch.device("cpu"))
     for name, schedule in read(schedules).items():
-        find(pair, name)
-        try:
-            number(f"the schedule of {name} at step 0", schedule(0), low=-float("inf"))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
+        check_schedule(pair, name, schedule)
     y = pair.first_condition(len(x)) if y is None else y[: len(x)]
     rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim, takes_holes(pair)))
 

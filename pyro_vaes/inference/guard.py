@@ -101,24 +101,24 @@ def check_data(
         raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
     of: Any = pair.traces()[1].nodes["x"]["fn"].support if support else None
     family: Any = _of_any(getattr(of, "base_constraint", of))
+    finite = "it must be finite"
+    if takes_holes(pair) and not holes:
+        finite += " here, though training took NaN: fill in what is missing with impute(pair, x) first"
     for start in range(0, len(x), CHUNK):
         chunk = as_batch(x[start : start + CHUNK])
         if holes and chunk.isnan().any():
             # Any value that is there stands in for one that is not.
             there = chunk[~chunk.isnan()]
             chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
-        _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
+        _refuse(~torch.isfinite(chunk), chunk, start, finite)
         if not support:
             continue
         if augment is not None:
             _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
             chunk = _augmented(chunk, augment)
-        _refuse(
-            ~family.check(chunk),
-            chunk,
-            start,
-            f"it must lie in the support of the likelihood ({_say(family)})",
-        )
+        if family is not None:
+            allowed = f"it must lie in the support of the likelihood ({_say(family)})"
+            _refuse(~family.check(chunk), chunk, start, allowed)
         if pair.range is not None:
             low, high = pair.range
             _refuse(
@@ -130,9 +130,14 @@ def check_data(
 
 
 def _of_any(family: Any) -> Any:
-    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data."""
+    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data.
+
+    None where they differ from datum to datum: what a rehearsal saw then says nothing of other data.
+    """
     found = {name: getattr(family, name, None) for name in ("lower_bound", "upper_bound")}
     bounds = {name: b[:1] for name, b in found.items() if isinstance(b, Tensor) and b.dim() > 1}
+    if any(bool((found[name] != bound).any()) for name, bound in bounds.items()):
+        return None
     if bounds:
         family = copy.copy(family)
         vars(family).update(bounds)
@@ -221,7 +226,7 @@ def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
 
 
 def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch) -> None:
-    """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
+    """Compute one loss and its gradient on two rows, so that what cannot run is refused before anything is written.
 
     Raises:
         InputError: with the first line of what went wrong.
@@ -231,12 +236,55 @@ def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch)
         try:
             # A copy: a program may change its batch.
             loss = pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
+            _check_parts(pair, loss)
+            learned = [p for p in pair.parameters() if p.requires_grad]
+            torch.autograd.grad(loss.total, learned, allow_unused=True)
         except InputError as error:
             raise InputError(short(error)) from None
         except Exception as error:
             raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
+
+
+def _check_parts(pair: Pair, loss: Any) -> None:
+    """Refuse a loss that is none, or that holds something else than numbers that a gradient flows to."""
+    who = f"the objective of {pair.name} gives"
     if not isinstance(loss, Loss):
-        raise InputError(f"the objective of {pair.name} gives {said(loss)}: it must give a Loss")
+        raise InputError(f"{who} {said(loss)}: it must give a Loss")
+    if not isinstance(loss.terms, Mapping):
+        raise InputError(f"{who} terms that are {said(loss.terms)}: they must be a dict, site -> number")
+    for name, value in {
+        "a total": loss.total,
+        "a bound": loss.bound,
+        **{f"a term {n!r}": t for n, t in loss.terms.items()},
+    }.items():
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() or not value.is_floating_point():
+            what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else said(value)
+            raise InputError(f"{who} {name} that is {what}: it must be a tensor that holds one real number")
+    if not loss.total.requires_grad:
+        raise InputError(f"{who} a total without a gradient: no parameter could learn from it")
+
+
+def rehearse_last(pair: Pair, x: Tensor, y: Tensor | None, rows: int, prepare: Callable[[Tensor], Any]) -> None:
+    """Refuse a last batch of one row where a batch normalisation has no spread to divide by.
+
+    Args:
+        rows: of the smallest batch of an epoch. x, y: data and conditions, of which the first row is tried.
+
+    Raises:
+        InputError: naming the batch.
+    """
+    if rows > 1 or not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in pair.modules()):
+        return
+    # A copy, in the mode that a step runs it in: running averages move there.
+    own = copy.deepcopy(pair).train()
+    with torch.random.fork_rng(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        try:
+            own(*prepared(prepare, packed(x[:1], y if y is None else y[:1]).to(_first(pair).device)), size=len(x))
+        except ValueError as error:
+            raise InputError(
+                f"a last batch of 1 of {len(x)} data: {pair.name} normalises over a batch and needs at least 2 rows in "
+                f"each ({short(error)})"
+            ) from error
 
 
 def check_rows(pair: Pair, rows: int, batch_size: int) -> None:
