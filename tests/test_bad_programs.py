@@ -7,9 +7,8 @@ import warnings
 import numpy as np
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyro_vaes as pv
@@ -386,7 +385,7 @@ OBJECTIVES = {
     "a complex total": changed(total=lambda f: f.total + 0j),
     "terms that are none": changed(terms=lambda f: 3),
     "terms of rows": changed(terms=lambda f: {n: t.expand(8) for n, t in f.terms.items()}),
-    "terms that are numbers": changed(terms=lambda f: {n: 1.0 for n in f.terms}),
+    "terms that are numbers": changed(terms=lambda f: dict.fromkeys(f.terms, 1.0)),
     "a bound that is none": changed(bound=lambda f: None),
     "not a number": changed(total=lambda f: f.total * torch.nan),
     "infinite": changed(total=lambda f: f.total + torch.inf),

@@ -14,6 +14,7 @@ from pyro_vaes.errors import InputError, short, whole
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.prdc import prdc
 from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.tensors import NARROW, plain
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -247,10 +248,10 @@ def digest(classifier: Any) -> str:
 
 
 def _features(name: str, a: Tensor, low: int = 2) -> np.ndarray:
-    if not isinstance(a, Tensor):
-        raise InputError(f"{name} is a {type(a).__name__}: it must be a tensor (n, p)")
-    if a.ndim != 2 or len(a) < low or not a.shape[1]:
+    if len(plain(name, a, 2, f"a tensor (n, p), n at least {low}")) < low or not a.shape[1]:
         raise InputError(f"{name} has shape {tuple(a.shape)}: it must be (n, p), n at least {low}")
+    if a.is_complex() or a.dtype in NARROW:
+        raise InputError(f"{name} has dtype {a.dtype}: it must be real")
     if not bool(a.isfinite().all()):
         raise InputError(f"{name} has {int((~a.isfinite()).sum())} values that are NaN or infinite")
     return a.detach().cpu().double().numpy()
