@@ -2,6 +2,7 @@
 
 import torch
 from hostile import Entry
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vaes as pv
@@ -40,7 +41,7 @@ def blocks() -> pv.Pair:
     return made("crvae", latent_dim=2, blocks=2, shape=(2, 2), hidden=(2,), units=3, sd=0.1)
 
 
-def with_x(call, variant="l2_vae", trains=False, **more) -> Entry:
+def with_x(call, variant="l2_vae", trains=False, draws_globally=False, **more) -> Entry:
     return Entry(
         call,
         lambda: {"pair": made(variant), "x": grey()} | {k: v() if callable(v) else v for k, v in more.items()},
@@ -99,7 +100,7 @@ ENTRIES: dict[str, Entry] = {
     "warm_start": Entry(pv.warm_start, lambda: {"pair": made("l2_vae"), "other": made("l2_vae")}, trains=True),
     "clean": with_x(pv.clean, "t_vae", passes=1, draws=2, threshold=2.0, batch_size=4, seed=0),
     "clean conditional": with_y(pv.clean),
-    "reconstruct": with_x(pv.reconstruct, "t_vae", passes=1, draw=False),
+    "reconstruct": with_x(pv.reconstruct, "t_vae", passes=1, draw=False, draws_globally=True),
     "bound": with_x(pv.bound, batch_size=4, seed=0),
     "sample": Entry(pv.sample, lambda: {"pair": made("l2_vae"), "draws": 3, "passes": 1, "noise": False, "seed": 0}),
     "sample conditional": Entry(pv.sample, lambda: {"pair": made("cvae", classes=3), "draws": 6, "y": labels()}),
@@ -152,7 +153,7 @@ ENTRIES: dict[str, Entry] = {
     "load": Entry(pv.load, lambda: {"source": "digits", "root": "nowhere", "split": "train", "limit": 3, "download": False, "missing": False}),
     "variant": Entry(pv.variant, lambda: {"name": "vae"}),
     "Judge": Entry(pv.Judge, lambda: {"x": torch.rand(40, D, generator=torch.Generator().manual_seed(1)), "y": torch.arange(40) % 2, "held_out": torch.rand(20, D, generator=torch.Generator().manual_seed(2)), "shape": (2, 2), "hidden": (3,), "seed": 0, "neighbours": 2}),
-    "check": with_x(pv.check, mask=lambda: grey() > 0.5, shape=(2, 2), budget=lambda: pv.Budget(4, 0, 20, 20, 8, 2), seed=0),
+    "check": with_x(pv.check, mask=lambda: grey() > 0.5, shape=(2, 2), budget=lambda: pv.Budget(4, 0, 30, 20, 8, 2), seed=0),
     "Pair": Entry(pv.Pair, lambda: {"model": made("l2_vae").model, "guide": made("l2_vae").guide, "passes": 1, "condition_dim": 0, "partial": False, "name": "mine", "range": (0.0, 1.0)}),
 }  # fmt: skip
 
@@ -180,12 +181,12 @@ OBJECTIVES: dict[str, Entry] = {
     "EmpiricalPrior": Entry(pv.EmpiricalPrior, lambda: {"beta": 1.0, "particles": 1, "free_bits": 0.5, "draws": 1}),
     "VAEGAN": Entry(pv.VAEGAN, lambda: {"beta": 1.0, "discriminator": discriminator(), "weight": 1.0, "fakes": "both", "threshold": 0.9, "saturating": False, "rate": 1.0}),
     "ClassifierGAN": Entry(pv.ClassifierGAN, lambda: {"objective": pv.ELBO(), "network": pv.TwoHeads((1, 2, 2), (3,), 2), "weight": 1.0, "classifier_weight": 1.0, "rate": 1.0}),
-    "Stock": Entry(pv.Stock, lambda: {"estimator": "Trace_ELBO"}),
-    "TwoHeads": Entry(pv.TwoHeads, lambda: {"shape": (1, 2, 2), "filters": (3,), "classes": 2, "layers": 1}),
-    "Discriminator": Entry(pv.Discriminator, lambda: {"width": 3, "hidden": (3,)}),
-    "ImageDiscriminator": Entry(pv.ImageDiscriminator, lambda: {"shape": (1, 4, 4), "filters": (3,), "hidden": 5, "kernels": 2, "dropout": 0.5, "outputs": 1}),
+    "Stock": Entry(pv.Stock, lambda: {"estimator": Trace_ELBO()}),
+    "TwoHeads": Entry(pv.TwoHeads, lambda: {"shape": (1, 2, 2), "filters": (3,), "classes": 2, "layers": 1}, draws=True),
+    "Discriminator": Entry(pv.Discriminator, lambda: {"width": 3, "hidden": (3,)}, draws=True),
+    "ImageDiscriminator": Entry(pv.ImageDiscriminator, lambda: {"shape": (1, 4, 4), "filters": (3,), "hidden": 5, "kernels": 2, "dropout": 0.5, "outputs": 1}, draws=True),
     "Annealing": Entry(pv.Annealing, lambda: {"temperatures": 3, "leapfrog": 2, "transitions": 1, "start": "prior", "schedule": "sigmoid"}),
-    "Budget": Entry(pv.Budget, lambda: {"rows": 4, "nuts": 0, "draws": 20, "simulations": 20, "samples": 10, "warmup": 2, "hidden": 0.3}),
+    "Budget": Entry(pv.Budget, lambda: {"rows": 4, "nuts": 0, "draws": 30, "simulations": 20, "samples": 10, "warmup": 2, "hidden": 0.3}),
     "Linear": Entry(pv.Linear, lambda: {"start": 0.0, "end": 1.0, "steps": 3}),
     "Plan": Entry(pv.Plan, lambda: {"steps": 2, "batch_size": 4, "lr": 1e-3, "schedule": "cosine", "seed": 0, "optimiser": "adam", "betas": (0.9, 0.99)}),
 }  # fmt: skip

@@ -25,7 +25,7 @@ def variant_entry(name: str) -> Entry:
     """A constructor with all of its arguments, small ones where there are such."""
     known = inspect.signature(pv.VARIANTS[name]).parameters
     plain = {n: p.default for n, p in known.items() if isinstance(p.default, bool | int | float | str | tuple)}
-    return Entry(pv.VARIANTS[name], lambda: plain | sizes(name, 4, 2, (4, 3)))
+    return Entry(pv.VARIANTS[name], lambda: plain | sizes(name, 4, 2, (4, 3)), draws=True)
 
 
 VARIANTS = {f"variant {name}": variant_entry(name) for name in pv.VARIANTS}

@@ -88,7 +88,7 @@ def _entries(
     draw: Callable[[torch.Size, torch.dtype, Generator], Tensor],
 ) -> Corrupted:
     check(x, fraction)
-    dirty, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    dirty, mask = x.detach().clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     for rows, hit in zip(dirty.split(BLOCK), mask.split(BLOCK), strict=True):
         hit.copy_(torch.rand(rows.shape, generator=generator) < fraction)
         torch.where(hit, draw(rows.shape, rows.dtype, generator).to(x.device), rows, out=rows)
@@ -120,7 +120,7 @@ def gaussian(x: Tensor, std: float, fraction: float = 1.0, *, generator: Generat
     """
     number("gaussian: std", std)
     check(x, fraction)
-    dirty, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    dirty, mask = x.detach().clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     for rows, hit in zip(dirty.split(BLOCK), mask.split(BLOCK), strict=True):
         hit.copy_(torch.rand(rows.shape, generator=generator) < fraction)
         noise = torch.randn(rows.shape, generator=generator).to(x.device) * std
@@ -151,7 +151,8 @@ def masked(x: Tensor, mask: Tensor, value: float = 0.0) -> Corrupted:
         given, needed = tuple(mask.shape), tuple(x.shape)
         raise InputError(f"the mask is {mask.dtype} of shape {given}: it must be bool of shape {needed}")
     number("value", value, low=-math.inf)
-    if x.dtype == torch.uint8 and not 0 <= value <= 1:
+    largest = 1 if x.dtype == torch.uint8 else torch.finfo(x.dtype).max
+    if not (0 if x.dtype == torch.uint8 else -largest) <= value <= largest:
         raise InputError(f"value is {value}: it must be finite, and in [0, 1] for uint8 data")
     fill = round(value * 255) if x.dtype == torch.uint8 else value
     return Corrupted(x.masked_fill(mask.to(x.device), fill), mask.clone())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data import files
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, flag, said, unknown, whole
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,31 @@ class Dataset:
     def __repr__(self) -> str:
         labels = "no labels" if self.y is None else "labelled"
         return f"Dataset({self.name!r}, {len(self.x)} x {self.x.shape[1]}, shape {self.shape}, {labels})"
+
+
+def check_dataset(dataset: object) -> None:
+    """Refuse what is no data set.
+
+    >>> check_dataset("digits")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: dataset is 'digits': it must be a Dataset, as load gives it
+    """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"dataset is {said(dataset)}: it must be a Dataset, as load gives it")
+
+
+def folder(name: str, value: object) -> Path:
+    """Give the path of a folder, or refuse what is none.
+
+    >>> folder("root", 3)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: root is 3: it must be the path of a folder
+    """
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} is {said(value)}: it must be the path of a folder")
+    return Path(value)
 
 
 def load(
@@ -84,8 +109,11 @@ def load(
         whole("limit", limit)
     if not isinstance(source, str | Path):
         raise InputError(f"source is {source!r}: it must be a name or a path")
+    flag("download", download), flag("missing", missing)
+    if not isinstance(split, str):
+        raise InputError(f"split is {said(split)}: it must be the name of a split")
     if isinstance(source, str) and source in DATASETS:
-        x, shape, y = DATASETS[source](Path(root), split, limit, download)
+        x, shape, y = DATASETS[source](folder("root", root), split, limit, download)
     else:
         x, shape, y = files.read(_existing(source), split=split, limit=limit, missing=missing)
     if y is not None and len(y) != len(x):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data.declared import read_npy
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, said, unknown
 
 # Hidden: first and last row, first and last column, as shares of the height and the width of an upright face.
 REGIONS = {
@@ -36,8 +36,10 @@ def hiding(region: str, shape: Sequence[int]) -> Tensor:
     >>> hiding("right", (4, 4)).reshape(4, 4)[0]
     tensor([1., 1., 0., 0.])
     """
-    if region not in REGIONS:
+    if not isinstance(region, str) or region not in REGIONS:
         raise unknown("region", str(region), list(REGIONS))
+    if not isinstance(shape, Sequence) or not all(type(n) is int and 0 < n < 2**20 for n in shape):
+        raise InputError(f"shape is {said(shape)}: it must be (H, W) or (C, H, W)")
     if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
         raise InputError(f"data of shape {tuple(shape)} have no {region}: images of at least 4 x 4 are needed")
     height, width = shape[-2:]
