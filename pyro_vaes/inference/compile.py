@@ -185,9 +185,10 @@ class Engine(ByShape):
                 self.names = statistics_names(loss)
                 gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
             return list(gradients), statistics(loss)
-        except InputError:
-            raise
         except Exception as error:  # a program that was rehearsed, and breaks on other data or at a later step
+            # Of several ranks one may have gone, which others tell.
+            if self.ranks is not None or isinstance(error, InputError):
+                raise
             raise InputError(f"{self.pair.name} cannot compute a step on {len(x)} rows: {first_line(error)}") from error
 
     def loss(self, x: Tensor):

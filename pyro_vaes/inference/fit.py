@@ -18,17 +18,9 @@ from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Diverged,
-    Interruption,
-    as_batch,
-    check_condition,
-    check_data,
-    check_rows,
-    packed,
-    rehearse,
-    rehearse_last,
+    Diverged, Interruption, as_batch, check_condition, check_data, check_rows, packed, rehearse, rehearse_last,
     takes_holes,
-)
+)  # fmt: skip
 from pyro_vaes.inference.joining import joined
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
@@ -84,8 +76,8 @@ def fit(
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
         augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
-        chooses by
-            the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
+            chooses by the number of steps, the device and whether there is a compiler. They give the same run, up to
+            rounding.
         device: where to train; by default where the data are. Data that lie elsewhere, or are larger than a gigabyte,
             are read batch by batch, ahead of time; so a memory map is never copied whole.
         out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing. Replica r
@@ -108,8 +100,7 @@ def fit(
             meet unseen, or ranks that were told different things.
         RankLost: if another rank has gone, or does not answer within Fabric's time.
         Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
-        step,
-            and the last good checkpoint stays.
+            step, and the last good checkpoint stays.
 
     Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
 
@@ -187,12 +178,12 @@ def train(
         conditions[i] = check_condition(pair, rows, conditions[i])
         check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
-        smallest = len(rows) % plans[i].batch_size or min(len(rows), plans[i].batch_size)
-        rehearse_last(pair, rows, conditions[i], smallest, _prepared(fresh, pair.data_dim, takes_holes(pair)))
     if pairs[0].condition_dim:
         data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
+    for pair, rows, plan in zip(pairs, data, plans, strict=True):
+        rehearse_last(pair, rows, plan.batch_size, prepare)
     extra = _extra(given, fresh)
     tracks = [
         Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, ranks)

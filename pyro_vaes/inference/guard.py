@@ -265,22 +265,24 @@ def _check_parts(pair: Pair, loss: Any) -> None:
         raise InputError(f"{who} a total without a gradient: no parameter could learn from it")
 
 
-def rehearse_last(pair: Pair, x: Tensor, y: Tensor | None, rows: int, prepare: Callable[[Tensor], Any]) -> None:
+def rehearse_last(pair: Pair, x: Tensor, batch_size: int, prepare: Callable[[Tensor], Any]) -> None:
     """Refuse a last batch of one row where a batch normalisation has no spread to divide by.
 
     Args:
-        rows: of the smallest batch of an epoch. x, y: data and conditions, of which the first row is tried.
+        x: data with their conditions, of which the first row is tried.
 
     Raises:
         InputError: naming the batch.
     """
-    if rows > 1 or not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in pair.modules()):
+    if (len(x) % batch_size or min(len(x), batch_size)) > 1 or not any(
+        isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in pair.modules()
+    ):
         return
     # A copy, in the mode that a step runs it in: running averages move there.
     own = copy.deepcopy(pair).train()
     with torch.random.fork_rng(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         try:
-            own(*prepared(prepare, packed(x[:1], y if y is None else y[:1]).to(_first(pair).device)), size=len(x))
+            own(*prepared(prepare, x[:1].to(_first(pair).device)), size=len(x))
         except ValueError as error:
             raise InputError(
                 f"a last batch of 1 of {len(x)} data: {pair.name} normalises over a batch and needs at least 2 rows in "

@@ -1,8 +1,7 @@
 """Recycling: what the model made of a datum goes in again as a new datum."""
 
-from typing import Any
-
 import math
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger

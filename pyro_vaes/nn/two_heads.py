@@ -1,6 +1,5 @@
 """A convolutional network with two answers: whether an image is real, and of which class. Plain torch: no Pyro here."""
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
