@@ -111,7 +111,7 @@ def kinds(value: Any) -> dict[str, Any]:
         else FLOATS if isinstance(value, float)
         else WORDS if isinstance(value, str)
         else SHAPES if isinstance(value, tuple)
-        else [3, "x", [], object()]
+        else [3, "x", [], ...]
     )  # fmt: skip
     return {f"{i}: {v!r:.30}": (lambda v=v: v) for i, v in enumerate(table)}
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, short, whole
+from pyro_vaes.errors import InputError, image_shape, said, short, whole
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.prdc import prdc
 from pyro_vaes.inference.guard import as_batch
@@ -187,9 +187,14 @@ class Judge:
         from sklearn.neural_network import MLPClassifier
 
         whole("seed", seed, low=0)
+        x, held_out = (plain(n, a, 2, "a tensor (n, d)").detach() for n, a in (("x", x), ("held_out", held_out)))
+        shape = image_shape(shape, x.shape[1])
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise InputError(f"hidden is {said(hidden)}: it must be a sequence of widths")
+        hidden = tuple(whole(f"hidden[{i}]", width, high=2**16) for i, width in enumerate(hidden))
         if neighbours is not None and len(held_out) <= whole("neighbours", neighbours):
             raise InputError(f"held_out has {len(held_out)} rows: {neighbours} neighbours take more")
-        if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        if plain("y", y, what="whole labels (N,)").dim() != 1 or y.is_floating_point() or y.is_complex():
             raise InputError("y must be whole labels (N,)")
         if len(x) != len(y):
             raise InputError(f"x has {len(x)} data, y has {len(y)} labels: they must agree")

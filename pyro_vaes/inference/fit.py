@@ -13,14 +13,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, flag, whole
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Diverged, Interruption, as_batch, check_condition, check_data, check_rows, packed, rehearse, rehearse_last,
+    Diverged,
+    Interruption,
+    as_batch,
+    check_condition,
+    check_data,
+    check_rows,
+    packed,
+    rehearse,
+    rehearse_last,
     takes_holes,
-)  # fmt: skip
+)
 from pyro_vaes.inference.joining import joined
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
@@ -76,15 +84,13 @@ def fit(
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
         augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
-            chooses by the number of steps, the device and whether there is a compiler. They give the same run, up to
-            rounding.
+            chooses by number of steps, device and whether there is a compiler. They give the same run, up to rounding.
         device: where to train; by default where the data are. Data that lie elsewhere, or are larger than a gigabyte,
             are read batch by batch, ahead of time; so a memory map is never copied whole.
         out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing. Replica r
             writes into ``replica-r`` inside of it, and what it writes is that of an ordinary run.
         resume: go on from the checkpoint in ``out``, if there is one, bit for bit as if never interrupted.
-        checkpoint_every, log_every: in steps.
-        progress: show a bar.
+        checkpoint_every, log_every: in steps. progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
             of a hundred; if it was not, the block is taken back.
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: they train one pair on
@@ -121,9 +127,8 @@ def fit(
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
-    if not isinstance(resume, bool):
-        raise InputError(f"resume is {resume!r}: it must be True or False")
-    if on_step is not None and not callable(on_step):
+    flag("resume", resume)
+    if not (on_step is None or callable(on_step)):
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     first = pair if isinstance(pair, Pair) else next(iter(pair), None)
     betas = suited(getattr(first, "objective", None), optimiser) if betas is None else betas
@@ -164,8 +169,7 @@ def train(
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
-    whole("checkpoint_every", checkpoint_every)
-    whole("log_every", log_every)
+    whole("checkpoint_every", checkpoint_every), whole("log_every", log_every)
     data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
     for folder in out:
         _check_folder(folder, resume)
