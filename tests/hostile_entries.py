@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (one line per function is easier to read as a table)
 """Every public function with good arguments, small enough that one call takes a moment."""
 
 import torch

@@ -1,4 +1,4 @@
-"""Every public function, every argument of it, every bad value: a right answer, or one line that names what is wrong."""
+"""Every public function, every argument, every bad value: a right answer, or one line that names what is wrong."""
 
 import inspect
 from dataclasses import fields, is_dataclass
@@ -116,11 +116,7 @@ def test_the_form_of_a_tensor_does_not_matter(name):
             torch.manual_seed(7)
             expected = entry.call(**given)
             torch.manual_seed(7)
-            try:
-                found = entry.call(**other)
-            except pv.InputError as error:
-                assert kind in ("grad", "subclass", "parameter"), f"{argument} as {kind}: {error}"
-                continue
+            found = entry.call(**other)
             if entry.trains:
                 expected, found = ({**a["pair"].state_dict()} for a in (given, other))
             for a, b in zip(parts(expected), parts(found), strict=True):
