@@ -430,7 +430,7 @@ BAD = [
 @pytest.mark.parametrize(("kind", "name"), BAD, ids=lambda word: word.replace(" ", "-"))
 def test_a_bad_program_is_refused_in_one_line(kind, name, unchanged):
     x, pair, before = rows(), None, {}
-    with pytest.raises((pv.InputError, pv.Diverged)) as caught:
+    with pytest.raises((pv.InputError, pv.Diverged)) as caught:  # noqa: PT012
         pair = made(kind, name)
         before = {key: value.clone() for key, value in pair.state_dict().items()}
         pv.fit(pair, x, steps=3, batch_size=4, engine="eager", progress=False)
@@ -503,7 +503,7 @@ def test_a_program_that_breaks_later_is_told_in_one_line(engine, unchanged):
         return loss(*given, **named)
 
     pair.objective = objective
-    with warnings.catch_warnings(), pytest.raises(pv.InputError, match="mine cannot compute a step on 4 rows: Zero"):
+    with warnings.catch_warnings(), pytest.raises(pv.InputError, match="mine cannot compute a step on 4 rows: Zero"):  # noqa: PT012
         warnings.simplefilter("ignore", pv.EngineWarning)
         pv.fit(pair, rows(), steps=50, batch_size=4, engine=engine, progress=False)
 

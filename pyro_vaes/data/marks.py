@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from pyro_vaes.errors import InputError, image_shape, number
+from pyro_vaes.errors import InputError, image_shape, said
 from pyro_vaes.tensors import NARROW, plain
 
 #: Rows drawn at a time, which bounds the memory of the draws, and with the seed fixes them.
@@ -182,5 +182,5 @@ def check(x: Tensor, fraction: float) -> None:
     if x.numel() == 0 or not (x.is_floating_point() or x.dtype == torch.uint8) or x.dtype in NARROW:
         given = f"{x.dtype} of shape {tuple(x.shape)}"
         raise InputError(f"x is {given}: it must be float or uint8 of shape (N, d), not empty")
-    if number("fraction", fraction) > 1:
-        raise InputError(f"fraction is {fraction}: it must be in [0, 1]")
+    if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 <= fraction <= 1:
+        raise InputError(f"fraction is {said(fraction)}: it must be in [0, 1]")
