@@ -154,7 +154,7 @@ ENTRIES: dict[str, Entry] = {
     "load": Entry(pv.load, lambda: {"source": "digits", "root": "nowhere", "split": "train", "limit": 3, "download": False, "missing": False}),
     "variant": Entry(pv.variant, lambda: {"name": "vae"}),
     "Judge": Entry(pv.Judge, lambda: {"x": torch.rand(40, D, generator=torch.Generator().manual_seed(1)), "y": torch.arange(40) % 2, "held_out": torch.rand(20, D, generator=torch.Generator().manual_seed(2)), "shape": (2, 2), "hidden": (3,), "seed": 0, "neighbours": 2}),
-    "check": with_x(pv.check, mask=lambda: grey() > 0.5, shape=(2, 2), budget=lambda: pv.Budget(4, 0, 30, 20, 20, 2), seed=0),
+    "check": with_x(pv.check, mask=lambda: grey() > 0.5, shape=(2, 2), budget=lambda: pv.Budget(4, 0, 30, 20, 20, 10), seed=0),
     "Pair": Entry(pv.Pair, lambda: {"model": made("l2_vae").model, "guide": made("l2_vae").guide, "passes": 1, "condition_dim": 0, "partial": False, "name": "mine", "range": (0.0, 1.0)}),
 }  # fmt: skip
 
@@ -187,7 +187,7 @@ OBJECTIVES: dict[str, Entry] = {
     "Discriminator": Entry(pv.Discriminator, lambda: {"width": 3, "hidden": (3,)}, draws=True),
     "ImageDiscriminator": Entry(pv.ImageDiscriminator, lambda: {"shape": (1, 4, 4), "filters": (3,), "hidden": 5, "kernels": 2, "dropout": 0.5, "outputs": 1}, draws=True),
     "Annealing": Entry(pv.Annealing, lambda: {"temperatures": 3, "leapfrog": 2, "transitions": 1, "start": "prior", "schedule": "sigmoid"}),
-    "Budget": Entry(pv.Budget, lambda: {"rows": 4, "nuts": 0, "draws": 30, "simulations": 20, "samples": 20, "warmup": 2, "hidden": 0.3}),
+    "Budget": Entry(pv.Budget, lambda: {"rows": 4, "nuts": 0, "draws": 30, "simulations": 20, "samples": 20, "warmup": 10, "hidden": 0.3}),
     "Linear": Entry(pv.Linear, lambda: {"start": 0.0, "end": 1.0, "steps": 3}),
     "Plan": Entry(pv.Plan, lambda: {"steps": 2, "batch_size": 4, "lr": 1e-3, "schedule": "cosine", "seed": 0, "optimiser": "adam", "betas": (0.9, 0.99)}),
 }  # fmt: skip

@@ -137,7 +137,7 @@ def _of_any(family: Any) -> Any:
     """
     found = {name: getattr(family, name, None) for name in ("lower_bound", "upper_bound")}
     bounds = {name: b[:1] for name, b in found.items() if isinstance(b, Tensor) and b.dim() > 1}
-    if any(bool((found[name] != bound).any()) for name, bound in bounds.items()):
+    if any(not torch.equal(found[name], bound.expand_as(found[name])) for name, bound in bounds.items()):  # type: ignore[arg-type]
         return None
     if bounds:
         family = copy.copy(family)

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vaes.errors import number
 from pyro_vaes.inference.guard import Diverged, Interruption
 from pyro_vaes.inference.ranks import Ranks
-from pyro_vaes.inference.schedules import Schedule, at, lowest
+from pyro_vaes.inference.schedules import Schedule, lowest
 from pyro_vaes.inference.track import Track
 
 # Steps between two looks at the device. Each look costs a synchronisation and a pass over the parameters.
@@ -101,7 +102,7 @@ class Loop:
             # Not a number is left to the loss, which names its site.
             value = schedule(step)
             if value < self._lowest[name]:
-                at(name, lambda _, found=value: found, step, self._lowest[name])
+                number(f"the schedule of {name} at step {step}", value, self._lowest[name])
             for target in targets:
                 target.fill_(value)
 
