@@ -1,12 +1,13 @@
 """The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
 
+import inspect
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 DEFAULT = "t_vae"
 # These take the arguments of their target as well.
 WITH_TARGET = ("describe", "fit")
+TRUST = "execute the file of code that the run names, though this account has not trained with it (read it first)."
 
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
@@ -36,6 +38,8 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         summary = (command.__doc__ or "").splitlines()[0]
         sub = ArgumentParser(description=summary, exit_on_error=False)
         sub.add_function_arguments(command, as_positional=True, as_group=False)
+        if {"run", "start"} & set(inspect.signature(command).parameters):
+            sub.add_argument("--trust", action="store_true", help=TRUST)
         target = _target(argv) if name in WITH_TARGET and argv and argv[0] == name else None
         if target is not None:
             try:
@@ -78,7 +82,7 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     for option in ("--resume", "--out"):
         following = words[words.index(option) + 1 :][:1] if option in words else []
         if following and not following[0].startswith("-"):
-            return ["resume", following[0]]
+            return ["resume", following[0], *(["--trust"] if "--trust" in words else [])]
     raise InputError("--resume needs the run folder: fit --resume RUN")
 
 
@@ -97,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
-        with _ended_by_term():
-            code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
+        given = vars(arguments[arguments.command])
+        with _ended_by_term(), _consenting(given.pop("trust", False)):
+            code = COMMANDS[arguments.command](**given)
         return int(code or 0)
     except InputError as error:
         _warn(str(error))
@@ -111,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except RuntimeError as error:
         # What torch raises on a CPU is no error of its own kind.
-        if "not enough memory" not in str(error) and "out of memory" not in str(error):
+        if not re.search("not enough memory|out of memory|can't allocate memory", str(error)):
             raise
         _warn("out of memory: take fewer data, draws or chunks at a time")
         return 2
@@ -125,6 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _warn(f"{error.filename or 'output'}: {error.strerror or error}")
         return 2
+
+
+def _consenting(given: bool) -> AbstractContextManager[None]:
+    if not given:  # the command line starts without torch
+        return nullcontext()
+    from pyro_vaes.inference.trust import consenting
+
+    return consenting(True)
 
 
 @contextmanager

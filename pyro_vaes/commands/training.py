@@ -187,18 +187,17 @@ def do_resume(run: str) -> int:
     Args:
         run: the run folder, or that of all replicas.
     """
-    from pyro_vaes.inference.run import Run, build
+    from pyro_vaes.inference.run import Run
 
     replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
-    missing = first["missing"]
-    dataset, x, _ = read_data(first["data"], missing=missing is not None)
+    dataset, x, _ = read_data(first["data"], missing=first["missing"] is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
-    for config in (folder.config for folder in folders):
-        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"], missing))
-        _first_parameters(pairs[-1], config.get("start"))
+    for folder in folders:
+        pairs.append(folder.untrained(folder.config["plan"]["seed"]))
+        _first_parameters(pairs[-1], folder.config["start"])
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
