@@ -1,6 +1,7 @@
 """The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
 
 import inspect
+import io
 import os
 import re
 import signal
@@ -98,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # with OMP_WAIT_POLICY=PASSIVE a small step takes half as long again. To be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
+    # A name that the terminal's encoding lacks is shown in another way, and ends no command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
@@ -157,8 +161,15 @@ def _ended_by_term() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+LONGEST = 2000  # characters of an error: what is wrong and what is allowed fit in, a file's content does not
+
+
 def _warn(message: str) -> None:
-    print(f"pyro-vaes: {' '.join(message.split())}", file=sys.stderr)
+    """Say it in one line, in which a name from somebody else's file can neither hide nor colour what follows."""
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-280:]}"
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    print(f"pyro-vaes: {plain}", file=sys.stderr)
 
 
 def _parse(argv: list[str]) -> Namespace:

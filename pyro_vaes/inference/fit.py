@@ -189,11 +189,11 @@ def train(
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
-        if progress and engine == "auto":
-            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         runner = _runner(kind, reason, tracks, targets, prepare, stacked)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)
+        if progress and engine == "auto":
+            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         for track in tracks:
             track.history.engine, track.history.pair = runner, track.pair
         batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pyro_vaes import __version__
-from pyro_vaes.errors import InputError, first_line, said
+from pyro_vaes.errors import InputError, first_line, read_small, said
 from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
@@ -85,8 +85,10 @@ class Run:
         if not (path / CONFIG).is_file():
             raise InputError(f"{path} is not a run folder: there is no {CONFIG} in it")
         try:
-            config = json.loads((path / CONFIG).read_text())
-        except (ValueError, OSError, RecursionError) as error:
+            config = json.loads(read_small(path / CONFIG))
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
         if isinstance(config, dict):
             # What a run had before these could be chosen.
@@ -168,9 +170,9 @@ def _check_types(value: Any, types: dict[str, Any], where: str) -> None:
         if isinstance(kind, dict):
             _check_types(value[key], kind, f"{where}: {key}")
         elif not isinstance(value[key], kind) or isinstance(value[key], bool):
-            raise InputError(f"{where}: {key} is {value[key]!r}, which is no {getattr(kind, '__name__', kind)}")
+            raise InputError(f"{where}: {key} is {said(value[key])}, which is no {getattr(kind, '__name__', kind)}")
     if not all(isinstance(n, int) and n > 0 for n in value.get("shape", [])):
-        raise InputError(f"{where}: shape is {value['shape']}: it must hold whole numbers of at least 1")
+        raise InputError(f"{where}: shape is {said(value['shape'])}: it must hold whole numbers of at least 1")
 
 
 def target_function(target: str) -> Callable[..., Pair]:
