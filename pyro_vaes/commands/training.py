@@ -17,6 +17,7 @@ from pyro_vaes.commands.files import (
 )
 from pyro_vaes.commands.images import with_shape
 from pyro_vaes.commands.labels import kept_labels
+from pyro_vaes.commands.ranks import fabric_of, launch
 from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
 
@@ -92,6 +93,10 @@ def do_fit(
     replicas: int = 1,
     stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
+    devices: int = 1,
+    strategy: str = "ddp",
+    num_nodes: int = 1,
+    timeout: float = 600,
     **arguments: Any,
 ) -> int:
     """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
@@ -131,6 +136,11 @@ def do_fit(
         stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
             without it each has `steps`.
         checkpoint_every: steps between checkpoints.
+        devices: processes that train together, each on batch_size rows per step; torchrun and SLURM start them
+            themselves, and are told the same number here.
+        strategy: how, ddp: each has all parameters, and they average their gradients.
+        num_nodes: machines with so many devices each.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
@@ -145,6 +155,9 @@ def do_fit(
         "optimiser": optimiser, "betas": BETAS if betas is None else betas,
     }  # fmt: skip
     Plan(**plan)
+    fabric = fabric_of(devices, num_nodes, strategy, device_of(device), timeout)
+    if fabric is not None and whole("replicas", replicas) > 1:
+        raise InputError("replicas are trained in one process: leave out devices and num_nodes, or replicas")
     augment = _augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
     x, y, shape = modelled(condition, dataset, x)
@@ -164,6 +177,7 @@ def do_fit(
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
         "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels, "missing": missing,
+        "devices": devices, "num_nodes": num_nodes,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
@@ -173,7 +187,9 @@ def do_fit(
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
     if replicas == 1:
-        return _train([Run.create(folder, config)], pairs, x, y, resume=False)
+        Run.check(folder)
+        run = Run.create(folder, config) if launch(fabric) else Run(folder, config)
+        return _train([run], pairs, x, y, resume=False, fabric=fabric)
     _free(folder)
     runs = [
         Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
@@ -181,17 +197,33 @@ def do_fit(
     return _train(runs, pairs, x, y, resume=False)
 
 
-def do_resume(run: str) -> int:
+def do_resume(
+    run: str, devices: int | None = None, strategy: str = "ddp", num_nodes: int | None = None, timeout: float = 600
+) -> int:
     """Go on with an interrupted fit, bit for bit as if it had never stopped (also: fit --resume RUN).
+
+    On another number of devices the rows of each step and their order stay; the noise is other, and each device has
+    other rows.
 
     Args:
         run: the run folder, or that of all replicas.
+        devices: processes that train together, by default as many as before.
+        strategy: ddp.
+        num_nodes: machines, by default as many as before.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     from pyro_vaes.inference.run import Run
 
     replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
+    rows = first["plan"]["batch_size"] * first["devices"] * first["num_nodes"]
+    devices = first["devices"] if devices is None else devices
+    num_nodes = first["num_nodes"] if num_nodes is None else num_nodes
+    fabric = fabric_of(devices, num_nodes, strategy, device_of(first["device"]), timeout)
+    if rows % (devices * num_nodes):
+        raise InputError(f"{run} takes {rows} rows per step, which {devices * num_nodes} devices cannot share evenly")
+    first["plan"]["batch_size"] = rows // (devices * num_nodes)
     dataset, x, _ = read_data(first["data"], missing=first["missing"] is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
@@ -201,7 +233,8 @@ def do_resume(run: str) -> int:
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    return _train(folders, pairs, x, y, resume=True)
+    launch(fabric)
+    return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -261,17 +294,22 @@ def check_scale(scale: str) -> None:
         raise unknown("scale", scale, ["quick", "paper"])
 
 
-def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool) -> int:
+def _train(
+    runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool, fabric: Any = None
+) -> int:
     from pyro_vaes.inference.compile import describe
     from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
-    options |= {"checkpoint_every": config["checkpoint_every"], "device": device_of(config["device"])}
-    x, y = x.to(options["device"]), None if y is None else y.to(options["device"])
+    where = device_of(config["device"]) if fabric is None else fabric.device
+    options |= {"checkpoint_every": config["checkpoint_every"], "device": where, "fabric": fabric}
+    x, y = x.to(where), None if y is None else y.to(where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
         histories = fitted(runs, pairs, x, y, options, resume)
+    if fabric is not None and fabric.global_rank:
+        return 0  # what is left to say and to draw is the first one's, and so is the exit code
     print(describe(cast("Any", histories[0].engine)))
     if histories[-1].interrupted is not None:
         where = shlex.quote(str(runs[0].path if len(runs) == 1 else runs[0].path.parent))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, first_line, said, short
 from pyro_vaes.inference.objective import Loss
+from pyro_vaes.inference.ranks import ASK, Ranks
 from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
 
@@ -275,11 +276,24 @@ def check_gradients(gradients: Mapping[str, Tensor | None], step: int) -> None:
 class Interruption:
     """Turn Ctrl-C and SIGTERM into a wish that the loop grants between two steps; a second one stops at once.
 
+    Args:
+        ranks: who has to hear of it before it is granted, so that all stop after the same step.
+
     >>> with Interruption() as wish:
     ...     wish.signal
     """
 
     signal: int | None = None
+    heard: int | None = None
+
+    def __init__(self, ranks: Ranks | None = None):
+        self.ranks = ranks
+
+    def granted(self, step: int) -> bool:
+        """Whether to stop before a step; on several ranks they ask each other now and then."""
+        if self.ranks is not None and step % ASK == 0 and self.signal is None:
+            self.signal = self.ranks.largest(self.heard or 0) or None
+        return self.signal is not None
 
     def __enter__(self) -> "Interruption":
         self._before: dict[int, object] = {}
@@ -294,6 +308,8 @@ class Interruption:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _wish(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.heard is not None:
             raise KeyboardInterrupt
-        self.signal = number
+        self.heard = number
+        if self.ranks is None:
+            self.signal = number

@@ -57,6 +57,16 @@ class Run:
         Raises:
             InputError: if the path is a file, holds a run already, or other files.
         """
+        path = cls.check(path, replace)
+        path.mkdir(parents=True, exist_ok=True)
+        config = {**config, "code": code_of(config["target"]), "versions": versions()}
+        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        remember(config)
+        return cls(path, config)
+
+    @staticmethod
+    def check(path: str | Path, replace: bool = False) -> Path:
+        """Refuse what :meth:`create` refuses, and make nothing."""
         if not str(path):
             raise InputError("the run folder has no name")
         path = Path(path)
@@ -66,11 +76,7 @@ class Run:
             raise InputError(f"{path} is a file: a run needs a folder")
         if path.exists() and any(path.iterdir()) and not replace:
             raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
-        path.mkdir(parents=True, exist_ok=True)
-        config = {**config, "code": code_of(config["target"]), "versions": versions()}
-        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        remember(config)
-        return cls(path, config)
+        return path
 
     @classmethod
     def open(cls, path: str | Path, *, trust: bool = False) -> "Run":
@@ -93,7 +99,8 @@ class Run:
         if isinstance(config, dict):
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
-            config = later | {"stage_steps": None, "labels": None, "missing": None, "code": None} | config
+            later |= {"stage_steps": None, "labels": None, "missing": None, "devices": 1, "num_nodes": 1, "code": None}
+            config = later | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -150,7 +157,7 @@ TYPES: dict[str, Any] = {
     "schedules": dict,
     "augment": str | None,
     "condition": str | None,
-    "stage_steps": list | None, "labels": int | None,
+    "stage_steps": list | None, "labels": int | None, "devices": int, "num_nodes": int,
     "missing": int | float | None, "checkpoint_every": int, "code": str | None,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

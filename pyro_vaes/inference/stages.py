@@ -79,7 +79,7 @@ def fit_stages(
                 return histories
     finally:
         objective.stage = before
-    if out is not None:
+    if out is not None and getattr(options.get("fabric"), "global_rank", 0) == 0:
         _gather(Path(out), folders, histories)
     return histories
 
