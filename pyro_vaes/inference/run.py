@@ -20,7 +20,7 @@ from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
-from pyro_vaes.inference.track import CHECKPOINT, METRICS
+from pyro_vaes.inference.track import CHECKPOINT, METRICS, read_rows
 from pyro_vaes.inference.trust import check_code, code_of, remember
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
@@ -143,7 +143,7 @@ class Run:
 
     def rows(self) -> list[dict[str, Any]]:
         """The logged steps, first to last."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+        return read_rows(self.path / METRICS)
 
 
 TYPES: dict[str, Any] = {
