@@ -21,7 +21,7 @@ from pyro_vaes.inference import checkpoint
 from pyro_vaes.inference.state import state
 
 FEW = settings(
-    derandomize=True, database=None, deadline=60_000, max_examples=20, suppress_health_check=list(HealthCheck)
+    derandomize=True, database=None, deadline=60_000, max_examples=12, suppress_health_check=list(HealthCheck)
 )
 MANY = settings(FEW, max_examples=1500)
 # What a command is given so that it is cheap where what is drawn for it turns out to be good.
@@ -211,7 +211,7 @@ places = st.integers(0, 400)
 leaf = st.one_of(st.sampled_from([DELETED, *LEAVES]), st.integers(), st.text(max_size=9), st.floats())
 
 
-@settings(FEW, max_examples=50)
+@settings(FEW, max_examples=40)
 @given(places, leaf)
 def test_odd_configs(place, where, value):
     odd_config(place, where, value)
@@ -361,7 +361,7 @@ def odd_checkpoint(place, drawn):
         attempt(["resume", str(made)], made)
 
 
-@settings(FEW, max_examples=60)
+@settings(FEW, max_examples=40)
 @given(odd_checkpoints())
 def test_odd_checkpoints(place, drawn):
     odd_checkpoint(place, drawn)

@@ -34,6 +34,8 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
         raise InputError(f"timeout is {timeout}: it must be at most {LONGEST} seconds")
     if count == 1:
         return None
+    if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
+        raise InputError(f"devices is {devices}: this machine has {os.cpu_count()} cores")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
@@ -43,8 +45,6 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
 
     if device == "cuda" and torch.cuda.device_count() < devices:
         raise InputError(f"devices is {devices}: this machine has {torch.cuda.device_count()} of CUDA")
-    if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
-        raise InputError(f"devices is {devices}: this machine has {os.cpu_count()} cores")
     for name in ("lightning_fabric", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     made = DDPStrategy(timeout=timedelta(seconds=timeout))
