@@ -1,7 +1,9 @@
 """The one error that a user's input can cause."""
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # Characters of a message; a name that a file or a user gave may be of any length.
@@ -117,6 +119,38 @@ def short(error: BaseException) -> str:
     'one'
     """
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def room(what: str, needed: float, advice: str) -> None:
+    """Refuse what this machine's memory could not hold, before anything is asked of it.
+
+    Args:
+        needed: bytes, about.
+
+    >>> room("10 draws of 3 data", 240, "take fewer")
+    """
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        size = f"{needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
+        raise InputError(f"{what} take about {size}: {advice}")
+
+
+def read_small(path: Path, most: int = 10**7) -> str:
+    """Read a text file that a person could have written; a larger one is none of ours, and is not read.
+
+    >>> read_small(Path(os.devnull))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: /dev/null is not readable: it is no file
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"{path} is not readable: it is no file")
+        if path.stat().st_size > most:
+            raise InputError(f"{path} is not readable: it has {path.stat().st_size:,} bytes, and {most:,} at most are")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable: {first_line(error)}") from None
 
 
 def called(what: str, function: Any, *given: Any) -> Any:

@@ -1,7 +1,6 @@
 """What a posterior on paper holds: groups, variables, dimensions, and what had to be left out and why."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pyro_vaes.analysis.replicate import drawable
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, image_shape, whole
+from pyro_vaes.errors import InputError, image_shape, room, whole
 from pyro_vaes.evaluation.blocks import blocks_of
 from pyro_vaes.inference.densities import rehearsed
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
@@ -139,10 +138,7 @@ def check_fits(plan: Plan, rows: int, advice: str) -> None:
     code = sum(int(np.prod(event)) for event in plan.sites.code.values())
     images = plan.x.shape[1] * (4 * plan.replicates + 2 * min(plan.chunk, plan.draws))
     needed = rows * (plan.draws * (4 * code + 24) + 4 * images)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        size = f"{needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
-        raise InputError(f"{rows:,} data with {plan.draws:,} draws each take about {size}: {advice}")
+    room(f"{rows:,} data with {plan.draws:,} draws each", needed, advice)
 
 
 def _filled(plan: Plan) -> Plan:

@@ -204,11 +204,11 @@ def train(
         if ranks is not None:
             progress = progress and ranks.first
             kind, reason = joined(ranks, tracks[0], prepare, before[0], kind, reason)
-        if progress and engine == "auto":
-            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         runner = _runner(kind, reason, tracks, targets, prepare, stacked, ranks)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)
+        if progress and engine == "auto":
+            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         if ranks is not None:
             kept = before[0][0] if before[0] else {}
             ranks.noise(tracks[0].history.step, plans[0].seed, kept, cast("Engine", runner))
