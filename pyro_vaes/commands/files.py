@@ -181,6 +181,17 @@ def locate_data(data: str) -> str:
     return str(Path(data).resolve())
 
 
+def named(out: str) -> str:
+    """Refuse a folder without a name, which Python takes for the current one.
+
+    >>> named("runs/a")
+    'runs/a'
+    """
+    if not out:
+        raise InputError("out is '': it must name a folder (. is the current one)")
+    return out
+
+
 def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...], also: str | None = None) -> Path:
     """Check where to write: nothing that was read, here or when the run was trained, may be overwritten."""
     from pyro_vaes.inference.run import Run

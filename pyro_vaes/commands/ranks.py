@@ -9,6 +9,9 @@ from typing import Any
 from pyro_vaes.errors import InputError, number, unknown, whole
 
 STRATEGIES = ("ddp",)
+LONGEST = 10**7
+# What a config says may be anybody's: no command starts a thousand processes for it.
+FEW = 8
 # Where Fabric, torchrun and SLURM say which process of a job this is.
 WHICH = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
@@ -27,9 +30,12 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
     count = whole("devices", devices) * whole("num_nodes", num_nodes)
     if strategy not in STRATEGIES:
         raise unknown("strategy", str(strategy), list(STRATEGIES))
-    number("timeout", timeout, open_low=True)
+    if number("timeout", timeout, open_low=True) > LONGEST:
+        raise InputError(f"timeout is {timeout}: it must be at most {LONGEST} seconds")
     if count == 1:
         return None
+    if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
+        raise InputError(f"devices is {devices}: this machine has {os.cpu_count()} cores")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy

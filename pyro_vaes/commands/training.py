@@ -12,6 +12,7 @@ from pyro_vaes.commands.files import (
     is_image,
     locate_data,
     modelled,
+    named,
     of_shards,
     read_data,
     write_figure,
@@ -40,7 +41,7 @@ def do_demo(out: str = "runs/demo", scale: str = "quick") -> None:
     from pyro_vaes.experiments.demo import write
 
     check_scale(scale)
-    write(Path(out), scale)
+    write(Path(named(out)), scale)
 
 
 def do_variants() -> None:
@@ -190,7 +191,7 @@ def do_fit(
     y = condition_for(pairs[0], condition, x, kept_labels(pairs[0], y, labels, seed), data)
     _check_before(pairs[0], x, y, config)
     print(pairs[0].describe())
-    folder = Path(f"runs/{pairs[0].name}" if out is None else out)
+    folder = Path(f"runs/{pairs[0].name}" if out is None else named(out))
     if replicas == 1:
         Run.check(folder)
         run = Run.create(folder, config) if launch(fabric) else Run(folder, config)
@@ -217,9 +218,10 @@ def do_resume(
         num_nodes: machines, by default as many as before.
         timeout: seconds after which a process that gets no answer from another stops.
     """
-    from pyro_vaes.inference.run import Run, build
+    from pyro_vaes.inference.run import Run
 
-    replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
+    found = {path.name.partition("-")[2]: path for path in Path(run).glob("replica-*")}
+    replicas = [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
     rows = first["plan"]["batch_size"] * first["devices"] * first["num_nodes"]
@@ -229,13 +231,12 @@ def do_resume(
     if rows % (devices * num_nodes):
         raise InputError(f"{run} takes {rows} rows per step, which {devices * num_nodes} devices cannot share evenly")
     first["plan"]["batch_size"] = rows // (devices * num_nodes)
-    missing = first["missing"]
-    dataset, x, _ = read_data(first["data"], missing=missing is not None)
+    dataset, x, _ = read_data(first["data"], missing=first["missing"] is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
-    for config in (folder.config for folder in folders):
-        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"], missing))
-        _first_parameters(pairs[-1], config.get("start"))
+    for folder in folders:
+        pairs.append(folder.untrained(folder.config["plan"]["seed"]))
+        _first_parameters(pairs[-1], folder.config["start"])
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
@@ -257,7 +258,7 @@ def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: st
     check_scale(scale)
     if name not in EXPERIMENTS:
         raise unknown("experiment", name, list(EXPERIMENTS))
-    if Path(out).exists() and not Path(out).is_dir():
+    if Path(named(out)).exists() and not Path(out).is_dir():
         raise InputError(f"{out} is a file: --out must be a folder")
     try:
         print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
@@ -289,7 +290,7 @@ def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: 
     options += ["--quick"] if quick else []
     options += ["--root", str(Path(root).resolve())] if root else []
     # A process of its own: thread settings must stand before torch is imported.
-    command = [sys.executable, "-m", "benchmarks", *options, "--out", str(Path(out).resolve())]
+    command = [sys.executable, "-m", "benchmarks", *options, "--out", str(Path(named(out)).resolve())]
     # And they are OpenMP's own, as in a Python script, not those that the command line has set for itself.
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     return subprocess.run(command, cwd=source, env=environment).returncode

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vaes.data import files
 from pyro_vaes.data.rows import chunks, sampled
 from pyro_vaes.data.shards import Shards, holds_shards, split_of
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, flag, said, unknown, whole
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,31 @@ class Dataset:
     def __repr__(self) -> str:
         labels = "labelled" if self.y is not None or getattr(self.x, "labelled", False) else "no labels"
         return f"Dataset({self.name!r}, {len(self.x)} x {self.x.shape[1]}, shape {self.shape}, {labels})"
+
+
+def check_dataset(dataset: object) -> None:
+    """Refuse what is no data set.
+
+    >>> check_dataset("digits")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: dataset is 'digits': it must be a Dataset, as load gives it
+    """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"dataset is {said(dataset)}: it must be a Dataset, as load gives it")
+
+
+def folder(name: str, value: object) -> Path:
+    """Give the path of a folder, or refuse what is none.
+
+    >>> folder("root", 3)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: root is 3: it must be the path of a folder
+    """
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} is {said(value)}: it must be the path of a folder")
+    return Path(value)
 
 
 def load(
@@ -89,11 +114,14 @@ def load(
         whole("limit", limit)
     if not isinstance(source, str | Path):
         raise InputError(f"source is {source!r}: it must be a name or a path")
+    flag("download", download), flag("missing", missing)
+    if not isinstance(split, str):
+        raise InputError(f"split is {said(split)}: it must be the name of a split")
     if not (isinstance(source, str) and source in DATASETS) and holds_shards(place := split_of(source, split)):
         shards = Shards(place, limit=limit)
         return Dataset(str(source), shards, shards.datum)
     if isinstance(source, str) and source in DATASETS:
-        x, shape, y = DATASETS[source](Path(root), split, limit, download)
+        x, shape, y = DATASETS[source](folder("root", root), split, limit, download)
     else:
         x, shape, y = files.read(_existing(source), split=split, limit=limit, missing=missing)
     if y is not None and len(y) != len(x):
@@ -105,7 +133,7 @@ def load(
 
 def _existing(source: str | Path) -> Path:
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and not path.suffix and len(path.parts) < 2:
+    if isinstance(source, str) and not files.there(path) and not path.suffix and len(path.parts) < 2:
         raise unknown("data set", source, (*DATASETS, "or the path of a file or image folder"))
     return path
 
@@ -288,8 +316,12 @@ RAW = {
 def _torchvision(name: str, cls: str, root: Path, download: bool, **options: Any) -> Any:
     from torchvision import datasets
 
+    kind = getattr(datasets, cls)
+    # A cache that torchvision wrote before 2020 is a pickle, and is passed by: the files it was made of are read. The
+    # name stays, because it is that of the folder.
+    unpickled = type(cls, (kind,), {"_check_legacy_exist": lambda self: False, "__module__": kind.__module__})
     try:
-        return getattr(datasets, cls)(root, download=download, **options)
+        return unpickled(root, download=download, **options)
     except Exception as error:  # damage and network failures surface as nearly any error
         if "not found" in str(error).lower() and not download:
             raise InputError(

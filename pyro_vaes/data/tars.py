@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vaes.data.files import MODES
+from pyro_vaes.data.folders import MODES
 from pyro_vaes.errors import InputError, first_line
 
 IMAGES = ("png", "jpg", "jpeg")

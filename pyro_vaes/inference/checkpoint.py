@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, said, short
 
 FORMAT = "pyro-vaes checkpoint 1"
 
@@ -67,15 +67,18 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = path.read_bytes()
         tensors = safetensors.torch.load(content)
         length = struct.unpack("<Q", content[:8])[0]
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError, OSError, KeyError, struct.error) as error:
-        raise InputError(f"{path} is not a readable checkpoint (truncated or another kind of file): {error}") from None
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError, OSError, KeyError, RecursionError, struct.error) as error:
+        message = f"{path} is not a readable checkpoint (truncated or another kind of file): {short(error)}"
+        raise InputError(message) from None
     if metadata.get("format") != FORMAT:
         raise InputError(f"{path} is a safetensors file, but not a checkpoint of this library")
     try:
         values = json.loads(metadata["values"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path} has unreadable values: {error}") from None
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} has unreadable values: {short(error)}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has unreadable values: {said(values)} instead of named ones")
     return tensors, values
 
 

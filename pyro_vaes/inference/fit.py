@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.data.rows import Rows, sampled
-from pyro_vaes.errors import InputError, first_line, number, whole
+from pyro_vaes.errors import InputError, flag, whole
 from pyro_vaes.inference.batches import Prefetched, Resident, batches_of, order_of
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
@@ -28,6 +28,7 @@ from pyro_vaes.inference.guard import (
     check_rows,
     packed,
     rehearse,
+    rehearse_last,
     takes_holes,
 )
 from pyro_vaes.inference.joining import joined
@@ -36,7 +37,7 @@ from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.ranks import Ranks, answered
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
-from pyro_vaes.inference.schedules import Schedule, find, read
+from pyro_vaes.inference.schedules import Schedule, check_schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
 from pyro_vaes.inference.track import CHECKPOINT, Track
 from pyro_vaes.inference.trackers import Given, guarded
@@ -89,15 +90,13 @@ def fit(
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
         augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
-        chooses by
-            the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
+            chooses by number of steps, device and whether there is a compiler. They give the same run, up to rounding.
         device: where to train; by default where the data are. Data that lie elsewhere, or are larger than a gigabyte,
             are read batch by batch, ahead of time; so a memory map is never copied whole.
         out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing. Replica r
             writes into ``replica-r`` inside of it, and what it writes is that of an ordinary run.
         resume: go on from the checkpoint in ``out``, if there is one, bit for bit as if never interrupted.
-        checkpoint_every, log_every: in steps.
-        progress: show a bar.
+        checkpoint_every, log_every: in steps. progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
             of a hundred; if it was not, the block is taken back.
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: they train one pair on
@@ -115,8 +114,7 @@ def fit(
             meet unseen, or ranks that were told different things.
         RankLost: if another rank has gone, or does not answer within Fabric's time.
         Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
-        step,
-            and the last good checkpoint stays.
+            step, and the last good checkpoint stays.
 
     Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
 
@@ -138,9 +136,8 @@ def fit(
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
-    if not isinstance(resume, bool):
-        raise InputError(f"resume is {resume!r}: it must be True or False")
-    if on_step is not None and not callable(on_step):
+    flag("resume", resume)
+    if not (on_step is None or callable(on_step)):
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     first = pair if isinstance(pair, Pair) else next(iter(pair), None)
     betas = suited(getattr(first, "objective", None), optimiser) if betas is None else betas
@@ -182,8 +179,7 @@ def train(
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
-    whole("checkpoint_every", checkpoint_every)
-    whole("log_every", log_every)
+    whole("checkpoint_every", checkpoint_every), whole("log_every", log_every)
     data: list[Any] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[arg-type]
     for folder in out:
         _check_folder(folder, resume)
@@ -201,6 +197,8 @@ def train(
         data = [packed(rows, condition, pairs[0]) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
+    for pair, rows, plan in zip(pairs, data, plans, strict=True):
+        rehearse_last(pair, rows, plan.batch_size, prepare)
     extra = _extra(given, fresh)
     tracks = [
         Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, one, ranks)
@@ -217,11 +215,11 @@ def train(
         if ranks is not None:
             progress = progress and ranks.first
             kind, reason = joined(ranks, tracks[0], prepare, before[0], kind, reason)
-        if progress and engine == "auto":
-            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         runner = _runner(kind, reason, tracks, targets, prepare, stacked, ranks)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)
+        if progress and engine == "auto":
+            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         if ranks is not None:
             kept = before[0][0] if before[0] else {}
             ranks.noise(tracks[0].history.step, plans[0].seed, kept, cast("Engine", runner))
@@ -313,13 +311,7 @@ def check_options(
     check_data(pair, x, fresh, holes=takes_holes(pair), large=True)
     choose(engine, 1, torch.device("cpu"))
     for name, schedule in read(schedules).items():
-        find(pair, name)
-        try:
-            number(f"the schedule of {name} at step 0", schedule(0), low=-float("inf"))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
+        check_schedule(pair, name, schedule)
     y = pair.first_condition(len(x)) if y is None and not isinstance(x, Rows) else y
     y = y if y is None else y[: len(x)].to(x.device)
     rehearse(pair, packed(x, y, pair), _prepared(fresh, pair.data_dim, takes_holes(pair)))

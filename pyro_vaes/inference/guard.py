@@ -18,9 +18,12 @@ from pyro_vaes.inference.objective import Loss
 from pyro_vaes.inference.ranks import ASK, Ranks
 from pyro_vaes.inference.tracing import prepared
 from pyro_vaes.pair import Pair, aside
+from pyro_vaes.tensors import NARROW, plain
 
 #: Bytes. Conditions are put beside data of more than this only when a batch is read.
 JOINED = 2**30
+#: What data must be.
+ROWS = "a tensor of shape (N, d), one row per datum"
 
 
 class Diverged(ArithmeticError):
@@ -39,6 +42,18 @@ class Diverged(ArithmeticError):
         ...
     pyro_vaes.inference.guard.Diverged: ...
     """
+
+
+def check_pair(pair: object) -> None:
+    """Refuse what is no pair.
+
+    >>> check_pair(5)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: a Pair is needed, not int
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
 
 
 def as_batch(x: Tensor) -> Tensor:
@@ -79,13 +94,12 @@ def check_data(
         ...
     pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1], so rescale
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if isinstance(x, Rows) and not large:
-        raise InputError(f"x is {x!r}, which only a training reads: give rows of it, such as x[:1000]")
-    if not isinstance(x, Rows) and (not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2):
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    if isinstance(x, Rows):
+        if not large:
+            raise InputError(f"x is {x!r}, which only a training reads: give rows of it, such as x[:1000]")
+    else:
+        plain("x", x, 2, ROWS)
+    check_pair(pair)
     if len(x) == 0:
         raise InputError("x is empty: there must be at least one datum")
     if x.shape[1] != pair.data_dim:
@@ -103,7 +117,7 @@ def check_data(
         def place(row: int, start: int = start) -> str:
             return x.place(start + row) if isinstance(x, Rows) else f"row {start + row}"
 
-        _check_chunk(pair, as_batch(part), family, place, holes, augment)
+        _check_chunk(pair, as_batch(part), family, place, holes, augment, support)
 
 
 def batch_check(pair: Pair, augmented: bool, holes: bool) -> Callable[[Tensor, Callable[[int], str]], None]:
@@ -115,7 +129,7 @@ def batch_check(pair: Pair, augmented: bool, holes: bool) -> Callable[[Tensor, C
 
     def check(batch: Tensor, place: Callable[[int], str]) -> None:
         chunk = as_batch(batch[:, : pair.data_dim])
-        _check_chunk(pair, chunk, family, place, holes)
+        _check_chunk(pair, chunk, family, place, holes, support=not augmented)
         if augmented:
             _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
 
@@ -145,18 +159,23 @@ def _check_chunk(
     place: Callable[[int], str],
     holes: bool,
     augment: Callable[[Tensor], Tensor] | None = None,
+    support: bool = True,
 ) -> None:
     if holes and chunk.isnan().any():
         # Any value that is there stands in for one that is not.
         there = chunk[~chunk.isnan()]
         chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
-    _refuse(~torch.isfinite(chunk), chunk, place, "it must be finite")
-    if family is None:
+    finite = "it must be finite"
+    if takes_holes(pair) and not holes:
+        finite += " here, though training took NaN: fill in what is missing with impute(pair, x) first"
+    _refuse(~torch.isfinite(chunk), chunk, place, finite)
+    if not support:
         return
     if augment is not None:
         _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
         chunk = _augmented(chunk, augment)
-    _refuse(~family.check(chunk), chunk, place, f"it must lie in the support of the likelihood ({_say(family)})")
+    if family is not None:
+        _refuse(~family.check(chunk), chunk, place, f"it must lie in the support of the likelihood ({_say(family)})")
     if pair.range is not None:
         low, high = pair.range
         allowed = f"{pair.name} models values in [{low:g}, {high:g}], so rescale"
@@ -164,9 +183,14 @@ def _check_chunk(
 
 
 def _of_any(family: Any) -> Any:
-    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data."""
+    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data.
+
+    None where they differ from datum to datum: what a rehearsal saw then says nothing of other data.
+    """
     found = {name: getattr(family, name, None) for name in ("lower_bound", "upper_bound")}
     bounds = {name: b[:1] for name, b in found.items() if isinstance(b, Tensor) and b.dim() > 1}
+    if any(not torch.equal(found[name], bound.expand_as(found[name])) for name, bound in bounds.items()):  # type: ignore[arg-type]
+        return None
     if bounds:
         family = copy.copy(family)
         vars(family).update(bounds)
@@ -189,8 +213,7 @@ def check_condition(pair: Pair, x: Tensor | Rows, y: Tensor | None) -> Tensor | 
         ...
     pyro_vaes.errors.InputError: y is given, but l2_vae takes no condition
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    check_pair(pair)
     c = pair.condition_dim
     if not c:
         if y is not None:
@@ -202,13 +225,13 @@ def check_condition(pair: Pair, x: Tensor | Rows, y: Tensor | None) -> Tensor | 
         y = torch.full((len(x),), -1)
     if y is None:
         raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
-    if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
-        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
-    if y.layout != torch.strided:
-        raise InputError("y is sparse: it must be an ordinary tensor")
-    if y.is_complex():
-        raise InputError(f"y has dtype {y.dtype}: it must be real")
+    plain("y", y, what=f"labels below {c} or numbers of shape ({len(x)}, {c}), in an ordinary tensor")
+    if tuple(y.shape) not in ((len(x),), (len(x), c)):
+        raise InputError(
+            f"y is {tuple(y.shape)} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})"
+        )
+    if y.is_complex() or y.dtype in NARROW:
+        raise InputError(f"y has dtype {y.dtype}: it must be real, of 16 bits or more, or whole")
     if y.dim() == 1:
         low, none = (-1, ", or -1 for none") if pair.partial else (0, "")
         # As int64 first: a byte is compared with c, or -1, as a byte.
@@ -277,7 +300,7 @@ def _refuse(bad: Tensor, chunk: Tensor, place: Callable[[int], str], allowed: st
 
 
 def rehearse(pair: Pair, x: Tensor | Rows, prepare: Callable[[Tensor], Any] = as_batch) -> None:
-    """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
+    """Compute one loss and its gradient on two rows, so that what cannot run is refused before anything is written.
 
     Raises:
         InputError: with the first line of what went wrong.
@@ -287,12 +310,57 @@ def rehearse(pair: Pair, x: Tensor | Rows, prepare: Callable[[Tensor], Any] = as
         try:
             # A copy: a program may change its batch.
             loss = pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
+            _check_parts(pair, loss)
+            learned = [p for p in pair.parameters() if p.requires_grad]
+            torch.autograd.grad(loss.total, learned, allow_unused=True)
         except InputError as error:
             raise InputError(short(error)) from None
         except Exception as error:
             raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
+
+
+def _check_parts(pair: Pair, loss: Any) -> None:
+    """Refuse a loss that is none, or that holds something else than numbers that a gradient flows to."""
+    who = f"the objective of {pair.name} gives"
     if not isinstance(loss, Loss):
-        raise InputError(f"the objective of {pair.name} gives {said(loss)}: it must give a Loss")
+        raise InputError(f"{who} {said(loss)}: it must give a Loss")
+    if not isinstance(loss.terms, Mapping):
+        raise InputError(f"{who} terms that are {said(loss.terms)}: they must be a dict, site -> number")
+    for name, value in {
+        "a total": loss.total,
+        "a bound": loss.bound,
+        **{f"a term {n!r}": t for n, t in loss.terms.items()},
+    }.items():
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() or not value.is_floating_point():
+            what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else said(value)
+            raise InputError(f"{who} {name} that is {what}: it must be a tensor that holds one real number")
+    if not loss.total.requires_grad:
+        raise InputError(f"{who} a total without a gradient: no parameter could learn from it")
+
+
+def rehearse_last(pair: Pair, x: Tensor, batch_size: int, prepare: Callable[[Tensor], Any]) -> None:
+    """Refuse a last batch of one row where a batch normalisation has no spread to divide by.
+
+    Args:
+        x: data with their conditions, of which the first row is tried.
+
+    Raises:
+        InputError: naming the batch.
+    """
+    if (len(x) % batch_size or min(len(x), batch_size)) > 1 or not any(
+        isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in pair.modules()
+    ):
+        return
+    # A copy, in the mode that a step runs it in: running averages move there.
+    own = copy.deepcopy(pair).train()
+    with torch.random.fork_rng(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        try:
+            own(*prepared(prepare, x[:1].to(_first(pair).device)), size=len(x))
+        except ValueError as error:
+            raise InputError(
+                f"a last batch of 1 of {len(x)} data: {pair.name} normalises over a batch and needs at least 2 rows in "
+                f"each ({short(error)})"
+            ) from error
 
 
 def check_rows(pair: Pair, rows: int, batch_size: int) -> None:

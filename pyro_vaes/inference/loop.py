@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vaes.errors import number
 from pyro_vaes.inference.guard import Diverged, Interruption
 from pyro_vaes.inference.ranks import Ranks
-from pyro_vaes.inference.schedules import Schedule
+from pyro_vaes.inference.schedules import Schedule, lowest
 from pyro_vaes.inference.track import Track
 
 # Steps between two looks at the device. Each look costs a synchronisation and a pass over the parameters.
@@ -60,6 +61,7 @@ class Loop:
         self.ranks = ranks
         self.engine, self.tracks, self.batches, self.schedules = engine, tracks, batches, schedules
         self.plan = tracks[0].plan
+        self._lowest = {name: lowest(tracks[0].pair, name) for name in schedules}
 
     @property
     def taken(self) -> int:
@@ -103,8 +105,11 @@ class Loop:
         return self.engine.step(self.batches(step))
 
     def _set(self, step: int) -> None:
-        for schedule, targets in self.schedules.values():
+        for name, (schedule, targets) in self.schedules.items():
+            # Not a number is left to the loss, which names its site.
             value = schedule(step)
+            if value < self._lowest[name]:
+                number(f"the schedule of {name} at step {step}", value, self._lowest[name])
             for target in targets:
                 target.fill_(value)
 

@@ -12,9 +12,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import OneHotCategorical, TransformedDistribution
 
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, flag, number, whole
 from pyro_vaes.inference.densities import exact_sites
-from pyro_vaes.inference.guard import as_batch, check_condition, check_data
+from pyro_vaes.inference.guard import as_batch, check_condition, check_data, check_pair
 from pyro_vaes.pair import Pair
 
 
@@ -76,13 +76,16 @@ def reconstruct(
     .. math:: x^{(1)} = x, \qquad x^{(m+1)} = \mu(\mu_z(x^{(m)})), \qquad m = 1 \dots M
 
     Args:
-        x: (B, d). y: its condition (B, c), of a conditional pair.
+        x: (B, d), finite, or uint8 pixels. y: its condition, labels (B,) or (B, c), of a conditional pair.
         passes: M, the pair's own by default. draw: draw the code of the last pass from the guide instead of taking its
-            mean.
+            mean, by torch's global generator.
 
     Returns:
         The site ``mu`` of the model if it records one, else the mean of its likelihood; and likewise the site
         ``scale``, else the likelihood's standard deviation. Both (B, d).
+
+    Raises:
+        InputError: for bad data or arguments, and for a likelihood without mean or standard deviation.
 
     Source: Wang et al. (2018), V. It does not say whether passes at test time hand on a draw or the mean: the mean.
 
@@ -94,6 +97,16 @@ def reconstruct(
     >>> mean.shape, scale.shape
     (torch.Size([6, 4]), torch.Size([6, 4]))
     """
+    # Values outside of a binary likelihood's support are no mistake here: an answer may go in again.
+    check_data(pair, x, support=False)
+    y, _ = check_condition(pair, x, y), flag("draw", draw)
+    return reconstructed(pair, as_batch(x), y, passes=passes, draw=draw)
+
+
+def reconstructed(
+    pair: Pair, x: Tensor, y: Tensor | None = None, *, passes: int | None = None, draw: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Do what :func:`reconstruct` does, of a batch that has been looked at."""
     passes = pair.passes if passes is None else passes
     whole("passes", passes)
     # Bad data have been refused before; a recycled pass may lie outside of a binary likelihood's support.
@@ -231,7 +244,7 @@ def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     check_data(pair, x, support=False)
     y, starts = check_condition(pair, x, y), range(0, len(x), 512)
     pair.eval()
-    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
+    return torch.cat([reconstructed(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:
@@ -254,6 +267,7 @@ def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 5
     """
     check_data(pair, x)
     y = check_condition(pair, x, y)
+    whole("batch_size", batch_size), whole("seed", seed, low=0)
     pair.eval()
     total = 0.0
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
@@ -300,7 +314,8 @@ def clean(
     whole("draws", draws, low=2)
     whole("batch_size", batch_size)
     whole("seed", seed, low=0)
-    number("threshold", threshold, open_low=True)
+    threshold = number("threshold", threshold, open_low=True)
+    whole("passes", pair.passes if passes is None else passes)
     pair.eval()
     parts = []
     with torch.random.fork_rng():
@@ -318,10 +333,10 @@ def _rows(y: Tensor | None, start: int, rows: int) -> Tensor | None:
 def _clean_batch(
     pair: Pair, x: Tensor, y: Tensor | None, passes: int | None, draws: int, threshold: float
 ) -> tuple[Tensor, ...]:
-    mean, scale = reconstruct(pair, x, y, passes=passes)
+    mean, scale = reconstructed(pair, x, y, passes=passes)
     total, squares, exceeded = (torch.zeros_like(x) for _ in range(3))
     for _ in range(draws):
-        drawn, drawn_scale = reconstruct(pair, x, y, passes=passes, draw=True)
+        drawn, drawn_scale = reconstructed(pair, x, y, passes=passes, draw=True)
         # Deviations from the mean, not raw values: their squares do not cancel.
         total += drawn - mean
         squares += (drawn - mean).square()
@@ -359,8 +374,9 @@ def sample(
     >>> sample(t_vae(4, 2, (8,)), 3).shape
     torch.Size([3, 4])
     """
+    check_pair(pair)
     whole("draws", draws, high=10**7)
-    whole("seed", seed, low=0)
+    whole("seed", seed, low=0), flag("noise", noise)
     passes = whole("passes", pair.passes if passes is None else passes)
     if noise and passes != 1:
         raise InputError("noise=True draws from the model itself: passes must be 1")
@@ -375,5 +391,5 @@ def sample(
             return p.nodes["x"]["value"]  # type: ignore[return-value]
         x = recorded(p, "mu", "mean")
         for _ in range(passes - 1):
-            x, _ = reconstruct(pair, x, y, passes=1, draw=True)
+            x, _ = reconstructed(pair, x, y, passes=1, draw=True)
     return x

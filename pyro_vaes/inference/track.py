@@ -1,6 +1,7 @@
 """The files of one run: metrics as they happen, and the last good checkpoint."""
 
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class Track:
         if self.out is None:
             self._tell_start(0)
             return
-        rows = _read_rows(self.out / METRICS)
+        rows = read_rows(self.out / METRICS)
         self.history.rows = [row for row in rows if row["step"] <= step] if step else []
         if self.ranks is not None:
             self.ranks.wait()  # until all have read
@@ -151,14 +152,30 @@ class Track:
         return self._sum
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The logged steps, up to the first line that is none: one cut short by a crash is the last.
+
+    >>> read_rows(Path("nowhere"))
+    []
+    """
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-        except ValueError:
-            break  # a line cut short by a crash is the last one
-        if not (isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("bound"), float)):
+        except (ValueError, RecursionError):
+            break
+        if not _is_row(row):
             break
         rows.append(row)
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a line is one that :meth:`Track.log` writes: curves are drawn of it, and means taken."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= 2**53:
+        return False
+    named = [values for values in (row.get("terms"), row.get("seen", {})) if isinstance(values, dict)]
+    if len(named) < 2:
+        return False
+    numbers = [row.get("loss"), row.get("bound"), *(value for values in named for value in values.values())]
+    return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
