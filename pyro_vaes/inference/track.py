@@ -174,8 +174,8 @@ def _is_row(row: Any) -> bool:
     """Whether a line is one that :meth:`Track.log` writes: curves are drawn of it, and means taken."""
     if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= 2**53:
         return False
-    named = [values for values in (row.get("terms"), row.get("seen", {})) if isinstance(values, dict)]
-    if len(named) < 2:
+    terms, seen = row.get("terms"), row.get("seen", {})
+    if not isinstance(terms, dict) or not isinstance(seen, dict):
         return False
-    numbers = [row.get("loss"), row.get("bound"), *(value for values in named for value in values.values())]
+    numbers = [row.get("loss"), row.get("bound"), *terms.values(), *seen.values()]
     return all(type(value) in (int, float) and math.isfinite(value) for value in numbers)
