@@ -60,7 +60,7 @@ _HOMES = {
     "pyro_vaes.evaluation.block_effects": ["block_effects", "BlockEffects"],
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
-    "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.errors": ["InputError", "FaultWarning"],
     "pyro_vaes.analysis.sbc": ["sbc", "vsbc"],
     "pyro_vaes.analysis.predictive": ["predictive_check"],
     "pyro_vaes.analysis.sensitivity": ["power_scaling"],

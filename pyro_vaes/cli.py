@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, training, using
 from pyro_vaes.commands.glossary import explain
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
-        with _ended_by_term():
+        with _ended_by_term(), _faults_in_a_line():
             code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
         return int(code or 0)
     except InputError as error:
@@ -142,6 +143,23 @@ def _ended_by_term() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _faults_in_a_line() -> Iterator[None]:
+    """Print what has gone wrong, and what is done instead, as errors are printed; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FaultWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, FaultWarning):
+                _warn(str(message))
+            else:
+                usual(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
 
 
 def _warn(message: str) -> None:

@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and the one warning of what no input caused."""
 
 import math
 from collections.abc import Mapping
@@ -17,6 +17,19 @@ class InputError(ValueError):
     Traceback (most recent call last):
         ...
     pyro_vaes.errors.InputError: latent_dim is 0: it must be at least 1
+    """
+
+
+class FaultWarning(UserWarning):
+    """Something has gone wrong that no input caused, and the work goes on: what it was, and what is done instead.
+
+    A damaged checkpoint for which the one before it stands in, a chunk that was halved because memory ran out, a run
+    folder that cannot be locked. The command line prints it as one line on stderr.
+
+    Source: ours.
+
+    >>> issubclass(FaultWarning, UserWarning)
+    True
     """
 
 

@@ -132,6 +132,7 @@ def do_fit(
             without it each has `steps`.
         checkpoint_every: steps between checkpoints.
     """
+    from pyro_vaes.inference.lock import held
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
     from pyro_vaes.inference.run import Run, build, locate
@@ -173,12 +174,16 @@ def do_fit(
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
     if replicas == 1:
-        return _train([Run.create(folder, config)], pairs, x, y, resume=False)
+        with held(folder):
+            return _train([Run.create(folder, config)], pairs, x, y, resume=False)
     _free(folder)
-    runs = [
-        Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
-    ]
-    return _train(runs, pairs, x, y, resume=False)
+    with held(folder):
+        # The first one last: where it is missing, the start was cut off, and nobody takes a part for the whole.
+        runs = [
+            Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}, replace=True)
+            for r in reversed(range(replicas))
+        ]
+        return _train(runs[::-1], pairs, x, y, resume=False)
 
 
 def do_resume(run: str) -> int:
@@ -187,9 +192,10 @@ def do_resume(run: str) -> int:
     Args:
         run: the run folder, or that of all replicas.
     """
+    from pyro_vaes.inference.lock import held
     from pyro_vaes.inference.run import Run, build
 
-    replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
+    replicas = _replicas(Path(run))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
     missing = first["missing"]
@@ -202,7 +208,16 @@ def do_resume(run: str) -> int:
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    return _train(folders, pairs, x, y, resume=True)
+    with held(run):
+        return _train(folders, pairs, x, y, resume=True)
+
+
+def _replicas(folder: Path) -> list[Path]:
+    """The folders of all replicas of a run, in their order; [] if it has none."""
+    found = sorted(folder.glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
+    if found and not (folder / "replica-0" / "config.json").is_file():
+        raise InputError(f"{folder} was cut off before all its replicas had a config: give the fit command again")
+    return found
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -344,9 +359,21 @@ def _augment(binarise: float | str | None, augment: str | None) -> str | None:
 
 
 def _free(folder: Path) -> None:
-    """Refuse a folder for replicas that has anything in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """Refuse a folder for replicas that has anything in it but a start that was cut off."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or not all(_begun(folder, path) for path in folder.rglob("*")):
         raise InputError(f"{folder} is there already, and not empty: name a new folder for replicas")
+
+
+def _begun(folder: Path, path: Path) -> bool:
+    """Whether a file is one that a process leaves that is killed before the last of its replicas has a config."""
+    from pyro_vaes.inference.lock import LOCK, STALE
+
+    if path.name == LOCK or path.is_dir():
+        return path.is_dir() == path.name.startswith("replica-") and path.parent in (folder, *folder.glob("replica-*"))
+    config = path.name == "config.json" and path.parent.name != "replica-0"
+    return (config or STALE.fullmatch(path.name) is not None) and path.parent.parent == folder
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.errors import InputError, first_line, number, whole
+from pyro_vaes.inference import kept
 from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
@@ -28,13 +29,14 @@ from pyro_vaes.inference.guard import (
     rehearse,
     takes_holes,
 )
+from pyro_vaes.inference.lock import held
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
-from pyro_vaes.inference.track import CHECKPOINT, Track
+from pyro_vaes.inference.track import Track
 from pyro_vaes.pair import Pair
 
 
@@ -102,7 +104,8 @@ def fit(
         step,
             and the last good checkpoint stays.
 
-    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint. A process that was killed, a full disk, a
+    damaged checkpoint: ``docs/faults.md`` says what happens, and what is done about it.
 
     Source: ours; stochastic variational inference is of Hoffman et al. (2013), its gradients of Kingma & Welling
     (2014).
@@ -184,8 +187,14 @@ def train(
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
-    with _naming(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
-        before = [track.read() if resume else None for track in tracks]
+    with (
+        held(*out),
+        _naming(out),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        _given_back(targets.values()),
+    ):
+        before = kept.common(tracks) if resume else [None] * len(tracks)
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
@@ -226,17 +235,20 @@ def _run(
 
     try:
         with bar, Interruption() as wish:
+            saved = began
             while loop.taken < steps and wish.signal is None:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
                 next_look = (loop.taken // BLOCK + 1) * BLOCK
                 loop.block(min(steps, next_save, next_look), wish, log_every, after)
                 if loop.taken == next_save:
                     loop.save()
+                    saved = loop.taken
+            if loop.taken > saved:
+                loop.save()
+            if loop.taken == steps and wish.signal is None and loop.finish(last, wish):
+                loop.save()
             for track in loop.tracks:
                 track.history.interrupted = wish.signal
-            finished = loop.taken == steps and wish.signal is None and last()
-            if loop.taken > began or finished:
-                loop.save()
     finally:
         batches.close()
         for track in loop.tracks:
@@ -310,7 +322,7 @@ def _check_folder(out: str | Path | None, resume: bool) -> None:
     for folder in [Path(out), *Path(out).parents] if out is not None else []:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{out} cannot be a folder: {folder} is a file")
-    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
+    if out is not None and not resume and kept.exists(Path(out)):
         raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
 
 
@@ -348,16 +360,14 @@ def _restore(
 ) -> None:
     """Put every run back to its checkpoint, or begin."""
     steps = {values["step"] for values in (found[1] for found in before if found is not None)}
-    if len(steps) > 1 or (steps and None in before):
-        raise InputError("the replicas' checkpoints are of different steps: resume each as a run of its own")
     states = []
     for run, (track, found) in enumerate(zip(tracks, before, strict=True)):
         if found is not None and track.out is not None:
-            states.append(read_engine(found[0], engine.saved(run), track.out / CHECKPOINT))
+            states.append(read_engine(found[0], engine.saved(run), track.out / str(track.source)))
     # Nothing has changed up to here, so that a bad checkpoint leaves everything as it was.
     for track, found in zip(tracks, before, strict=True):
         if found is not None and track.out is not None:
-            load_state(track.pair, found[0], track.out / CHECKPOINT)
+            load_state(track.pair, found[0], track.out / str(track.source))
     if states:
         engine.load(states)
     for track in tracks:
@@ -377,10 +387,14 @@ def _given_back(targets) -> Iterator[None]:
 
 @contextmanager
 def _naming(out: Sequence[str | Path | None]) -> Iterator[None]:
-    """Say with a divergence which good checkpoint is left."""
+    """Say with a divergence, or with a disk that is full, which good checkpoint is left."""
     try:
         yield
-    except Diverged as error:
-        there = out[0] is not None and (Path(out[0]) / CHECKPOINT).exists()
-        kept = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
-        raise Diverged(f"{error}; {kept}") from None
+    except (Diverged, OSError) as error:
+        there = out[0] is not None and kept.exists(Path(out[0]))
+        left = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
+        if isinstance(error, Diverged):
+            raise Diverged(f"{error}; {left}") from None
+        if error.errno is None or out[0] is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {left}", error.filename) from error

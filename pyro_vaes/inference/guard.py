@@ -4,7 +4,8 @@ import copy
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -280,6 +281,7 @@ class Interruption:
     """
 
     signal: int | None = None
+    _now = False
 
     def __enter__(self) -> "Interruption":
         self._before: dict[int, object] = {}
@@ -293,7 +295,16 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this the first signal stops what is going on, as otherwise the second does."""
+        self._now = True
+        try:
+            yield
+        finally:
+            self._now = False
+
     def _wish(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+        first, self.signal = self.signal is None, number
+        if self._now or not first:
+            raise KeyboardInterrupt(number)

@@ -16,11 +16,12 @@ import torch
 
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line
-from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference import checkpoint, kept
+from pyro_vaes.inference.lock import LOCK, held
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
-from pyro_vaes.inference.track import CHECKPOINT, METRICS
+from pyro_vaes.inference.track import METRICS
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
 
@@ -50,21 +51,25 @@ class Run:
     def create(cls, path: str | Path, config: dict[str, Any], replace: bool = False) -> "Run":
         """Make the folder and write its config; the folder must not hold another run, unless that may be replaced.
 
+        Whoever goes on to train in it holds it with :func:`~pyro_vaes.inference.lock.held`, from before this call.
+
         Raises:
             InputError: if the path is a file, holds a run already, or other files.
         """
         if not str(path):
             raise InputError("the run folder has no name")
         path = Path(path)
-        if (path / CONFIG).exists() and not replace:
-            raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
-        if path.exists() and any(path.iterdir()) and not replace:
-            raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
-        path.mkdir(parents=True, exist_ok=True)
-        config = {**config, "versions": versions()}
-        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        with held(path):
+            if (path / CONFIG).exists() and not replace:
+                raise InputError(f"{path} already holds a run: resume it, or name another folder")
+            if any(file.name != LOCK for file in path.iterdir()) and not replace:
+                raise InputError(
+                    f"{path} is a folder with other files in it: name a new one, so that none is overwritten"
+                )
+            config = {**config, "versions": versions()}
+            checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         return cls(path, config)
 
     @classmethod
@@ -98,16 +103,19 @@ class Run:
     def pair(self) -> Pair:
         """Build the run's pair and load its trained parameters.
 
+        If the checkpoint is damaged, the one before it is taken, and a :class:`~pyro_vaes.errors.FaultWarning` says so.
+
         Raises:
-            InputError: if the target cannot be found, or the checkpoint is missing, damaged or of another pair.
+            InputError: if the target cannot be found, or the checkpoint is missing, damaged (and so is the one before
+                it) or of another pair.
         """
-        if not (self.path / CHECKPOINT).exists() and (self.path / "stage-1").is_dir():
+        if not kept.exists(self.path) and (self.path / "stage-1").is_dir():
             raise InputError(f"{self.path} is not trained to its last stage: pyro-vaes fit --resume {self.path}")
         pair = build(
             self.config["target"], self.config["data_dim"], self.config["arguments"], missing=self.config["missing"]
         )
-        tensors, _ = checkpoint.load(self.path / CHECKPOINT)
-        load_state(pair, tensors, self.path / CHECKPOINT)
+        (tensors, _), name = kept.load(self.path)
+        load_state(pair, tensors, self.path / name)
         return pair.eval()
 
     def rows(self) -> list[dict[str, Any]]:
