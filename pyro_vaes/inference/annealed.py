@@ -103,11 +103,11 @@ def annealed_weights(
     y: Tensor | None,
     settings: Annealing,
     chains: int,
-    chunk: Chunk,
+    chunk: int | Chunk,
     where: tuple[int, ...],
 ) -> Tensor:
     """Give the log weights (C, B) of one batch, ``chunk`` chains at a time."""
-    path = Path(pair, code, x, y, settings.start)
+    path, chunk = Path(pair, code, x, y, settings.start), Chunk.of("chunk", chunk)
     _, steps = chunk.once(chains, lambda count: adapted(path, settings, count, where))
 
     def some(done: int, count: int) -> Tensor:

@@ -187,13 +187,7 @@ def train(
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
-    with (
-        held(*out),
-        _naming(out),
-        torch.random.fork_rng(),
-        pyro.validation_enabled(False),
-        _given_back(targets.values()),
-    ):
+    with _own(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
         before = kept.common(tracks) if resume else [None] * len(tracks)
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
@@ -386,10 +380,11 @@ def _given_back(targets) -> Iterator[None]:
 
 
 @contextmanager
-def _naming(out: Sequence[str | Path | None]) -> Iterator[None]:
-    """Say with a divergence, or with a disk that is full, which good checkpoint is left."""
+def _own(out: Sequence[str | Path | None]) -> Iterator[None]:
+    """Hold the run folders; say with a divergence, or with a disk that is full, which good checkpoint is left."""
     try:
-        yield
+        with held(*out):
+            yield
     except (Diverged, OSError) as error:
         there = out[0] is not None and kept.exists(Path(out[0]))
         left = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"

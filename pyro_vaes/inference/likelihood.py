@@ -147,7 +147,7 @@ def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int,
 
 
 def importance_weights(
-    pair: Pair, x: Tensor, y: Tensor | None, samples: int, chunk: Chunk, where: tuple[int, ...]
+    pair: Pair, x: Tensor, y: Tensor | None, samples: int, chunk: int | Chunk, where: tuple[int, ...]
 ) -> Tensor:
     """Give the log weights (S, B) of one batch, ``chunk`` draws at a time."""
 
@@ -155,7 +155,7 @@ def importance_weights(
         seed_at(*where, done)
         return draw_and_weigh(pair, x, y, count)
 
-    return torch.cat(chunk.over(samples, some))
+    return torch.cat(Chunk.of("chunk", chunk).over(samples, some))
 
 
 def summarise(log_w: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,6 +42,10 @@ class Chunk:
     def __init__(self, name: str, size: int):
         self.name, self.size, self._said = name, size, False
 
+    @classmethod
+    def of(cls, name: str, size: "int | Chunk") -> "Chunk":
+        return size if isinstance(size, Chunk) else cls(name, size)
+
     def over(self, total: int, work: Callable[[int, int], Part]) -> list[Part]:
         """Call ``work(start, count)`` for one chunk after another of ``total``, and give what each came to.
 
