@@ -64,7 +64,7 @@ PLACES = {
     "a save": ("pyro_vaes.inference.kept.save", 1, 1, 8),
     "twice in a save": ("pyro_vaes.inference.kept.save", 2, 2, 8),
     "finish": ("pyro_vaes.inference.fit.finish", 1, 1, 20),
-    "the codes' prior": ("pyro_vaes.inference.empirical.fit_prior", 1, 1, 20),
+    "the codes' prior": ("pyro_vaes.inference.empirical._place", 1, 1, 20),
     "a figure": ("pyro_vaes.commands.training.write_figure", 1, 1, 20),
 }
 
