@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, training, using
 from pyro_vaes.commands.glossary import explain
+from pyro_vaes.commands.ranks import a_later_rank, hush
 from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     if name.startswith("do_")
 }
 DEFAULT = "t_vae"
+RANKS = ("--devices", "--strategy", "--num_nodes", "--timeout")
 # These take the arguments of their target as well.
 WITH_TARGET = ("describe", "fit")
 
@@ -60,10 +62,12 @@ def _target(argv: Sequence[str]) -> Callable[..., Any] | None:
 def rewrite(argv: Sequence[str]) -> list[str]:
     """Let ``fit ... --resume`` mean ``resume RUN``, and ``fit`` without a target train the variant that tunes itself.
 
-    The run is named by ``--resume RUN`` or ``--out RUN``.
+    The run is named by ``--resume RUN`` or ``--out RUN``; how many devices go on with it may be said anew.
 
     >>> rewrite(["fit", "--resume", "runs/x"]), rewrite(["fit", "t_vae", "--out=runs/x", "--resume"])
     (['resume', 'runs/x'], ['resume', 'runs/x'])
+    >>> rewrite(["fit", "--resume", "runs/x", "--devices", "2"])
+    ['resume', 'runs/x', '--devices', '2']
     >>> rewrite(["fit", "--data", "faces.npy"])
     ['fit', 't_vae', '--data', 'faces.npy']
     >>> rewrite(["fit", "vae", "--latent-dim=5"])
@@ -79,8 +83,13 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     for option in ("--resume", "--out"):
         following = words[words.index(option) + 1 :][:1] if option in words else []
         if following and not following[0].startswith("-"):
-            return ["resume", following[0]]
+            return ["resume", following[0], *_kept(words, RANKS)]
     raise InputError("--resume needs the run folder: fit --resume RUN")
+
+
+def _kept(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Of the words of a command, those of some options, each with its value."""
+    return [part for i, word in enumerate(words) if word in options for part in words[i : i + 2]]
 
 
 def _underscored(word: str) -> str:
@@ -98,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
+        if a_later_rank():
+            hush()
         with _ended_by_term(), _faults_in_a_line():
             code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
         return int(code or 0)

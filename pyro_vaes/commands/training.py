@@ -17,6 +17,8 @@ from pyro_vaes.commands.files import (
 )
 from pyro_vaes.commands.images import with_shape
 from pyro_vaes.commands.labels import kept_labels
+from pyro_vaes.commands.ranks import fabric_of, launch
+from pyro_vaes.commands.replicas import check_free, replicas_of
 from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
 
@@ -92,6 +94,10 @@ def do_fit(
     replicas: int = 1,
     stage_steps: list[int] | None = None,
     checkpoint_every: int = 500,
+    devices: int = 1,
+    strategy: str = "ddp",
+    num_nodes: int = 1,
+    timeout: float = 600,
     **arguments: Any,
 ) -> int:
     """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
@@ -131,6 +137,11 @@ def do_fit(
         stage_steps: steps of each stage, such as [3000,6000], of a variant that is fitted in stages (two_stage_vae);
             without it each has `steps`.
         checkpoint_every: steps between checkpoints.
+        devices: processes that train together, each on batch_size rows per step; torchrun and SLURM start them
+            themselves, and are told the same number here.
+        strategy: how, ddp: each has all parameters, and they average their gradients.
+        num_nodes: machines with so many devices each.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     from pyro_vaes.inference.lock import held
     from pyro_vaes.inference.optimiser import BETAS, suited
@@ -146,6 +157,9 @@ def do_fit(
         "optimiser": optimiser, "betas": BETAS if betas is None else betas,
     }  # fmt: skip
     Plan(**plan)
+    fabric = fabric_of(devices, num_nodes, strategy, device_of(device), timeout)
+    if fabric is not None and whole("replicas", replicas) > 1:
+        raise InputError("replicas are trained in one process: leave out devices and num_nodes, or replicas")
     augment = _augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
     x, y, shape = modelled(condition, dataset, x)
@@ -165,6 +179,7 @@ def do_fit(
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
         "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels, "missing": missing,
+        "devices": devices, "num_nodes": num_nodes,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
@@ -174,9 +189,13 @@ def do_fit(
     print(pairs[0].describe())
     folder = Path(f"runs/{pairs[0].name}" if out is None else out)
     if replicas == 1:
-        with held(folder):
-            return _train([Run.create(folder, config)], pairs, x, y, resume=False)
-    _free(folder)
+        Run.check(folder)
+        first = launch(fabric)
+        # The first rank writes, and holds the folder for all.
+        with held(folder if first else None):
+            run = Run.create(folder, config) if first else Run(folder, config)
+            return _train([run], pairs, x, y, resume=False, fabric=fabric)
+    check_free(folder)
     with held(folder):
         # The first one last: where it is missing, the start was cut off, and nobody takes a part for the whole.
         runs = [
@@ -186,18 +205,34 @@ def do_fit(
         return _train(runs[::-1], pairs, x, y, resume=False)
 
 
-def do_resume(run: str) -> int:
+def do_resume(
+    run: str, devices: int | None = None, strategy: str = "ddp", num_nodes: int | None = None, timeout: float = 600
+) -> int:
     """Go on with an interrupted fit, bit for bit as if it had never stopped (also: fit --resume RUN).
+
+    On another number of devices the rows of each step and their order stay; the noise is other, and each device has
+    other rows.
 
     Args:
         run: the run folder, or that of all replicas.
+        devices: processes that train together, by default as many as before.
+        strategy: ddp.
+        num_nodes: machines, by default as many as before.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     from pyro_vaes.inference.lock import held
     from pyro_vaes.inference.run import Run, build
 
-    replicas = _replicas(Path(run))
+    replicas = replicas_of(Path(run))
     folders = [Run.open(path) for path in replicas or [Path(run)]]
     first = folders[0].config
+    rows = first["plan"]["batch_size"] * first["devices"] * first["num_nodes"]
+    devices = first["devices"] if devices is None else devices
+    num_nodes = first["num_nodes"] if num_nodes is None else num_nodes
+    fabric = fabric_of(devices, num_nodes, strategy, device_of(first["device"]), timeout)
+    if rows % (devices * num_nodes):
+        raise InputError(f"{run} takes {rows} rows per step, which {devices * num_nodes} devices cannot share evenly")
+    first["plan"]["batch_size"] = rows // (devices * num_nodes)
     missing = first["missing"]
     dataset, x, _ = read_data(first["data"], missing=missing is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
@@ -208,16 +243,8 @@ def do_resume(run: str) -> int:
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    with held(run):
-        return _train(folders, pairs, x, y, resume=True)
-
-
-def _replicas(folder: Path) -> list[Path]:
-    """The folders of all replicas of a run, in their order; [] if it has none."""
-    found = sorted(folder.glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
-    if found and not (folder / "replica-0" / "config.json").is_file():
-        raise InputError(f"{folder} was cut off before all its replicas had a config: give the fit command again")
-    return found
+    with held(run if launch(fabric) else None):
+        return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -277,17 +304,22 @@ def check_scale(scale: str) -> None:
         raise unknown("scale", scale, ["quick", "paper"])
 
 
-def _train(runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool) -> int:
+def _train(
+    runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool, fabric: Any = None
+) -> int:
     from pyro_vaes.inference.compile import describe
     from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
-    options |= {"checkpoint_every": config["checkpoint_every"], "device": device_of(config["device"])}
-    x, y = x.to(options["device"]), None if y is None else y.to(options["device"])
+    where = device_of(config["device"]) if fabric is None else fabric.device
+    options |= {"checkpoint_every": config["checkpoint_every"], "device": where, "fabric": fabric}
+    x, y = x.to(where), None if y is None else y.to(where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
         histories = fitted(runs, pairs, x, y, options, resume)
+    if fabric is not None and fabric.global_rank:
+        return 0  # what is left to say and to draw is the first one's, and so is the exit code
     print(describe(cast("Any", histories[0].engine)))
     if histories[-1].interrupted is not None:
         where = shlex.quote(str(runs[0].path if len(runs) == 1 else runs[0].path.parent))
@@ -356,24 +388,6 @@ def _augment(binarise: float | str | None, augment: str | None) -> str | None:
     if isinstance(kind, str) and kind != "dynamic" and augment in DYNAMIC:
         raise InputError(f"--binarise {kind} and --augment {augment}, which is dynamic: choose one binarisation")
     return "dynamic" if kind == "dynamic" else augment
-
-
-def _free(folder: Path) -> None:
-    """Refuse a folder for replicas that has anything in it but a start that was cut off."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or not all(_begun(folder, path) for path in folder.rglob("*")):
-        raise InputError(f"{folder} is there already, and not empty: name a new folder for replicas")
-
-
-def _begun(folder: Path, path: Path) -> bool:
-    """Whether a file is one that a process leaves that is killed before the last of its replicas has a config."""
-    from pyro_vaes.inference.lock import LOCK, STALE
-
-    if path.name == LOCK or path.is_dir():
-        return path.is_dir() == path.name.startswith("replica-") and path.parent in (folder, *folder.glob("replica-*"))
-    config = path.name == "config.json" and path.parent.name != "replica-0"
-    return (config or STALE.fullmatch(path.name) is not None) and path.parent.parent == folder
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

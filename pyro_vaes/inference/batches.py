@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from pyro_vaes.inference.ranks import Ranks
+
 # Data beyond this are read batch by batch, ahead of time, even where they already lie on the right device.
 LARGE = 2**30
 AHEAD = 4
@@ -17,13 +19,16 @@ class Order:
 
     A resumed run finds its place without replaying anything. The last batch of an epoch may be smaller.
 
+    Args:
+        ranks: of whose rows this process takes its own; the order is the same under any number of them.
+
     >>> order = Order(5, batch_size=2, seed=0, device=torch.device("cpu"))
     >>> [len(order(step)) for step in range(4)], sorted(torch.cat([order(i) for i in range(3)]).tolist())
     ([2, 2, 1, 2], [0, 1, 2, 3, 4])
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, device: torch.device):
-        self.rows, self.batch_size, self.seed, self.device = rows, batch_size, seed, device
+    def __init__(self, rows: int, batch_size: int, seed: int, device: torch.device, ranks: Ranks | None = None):
+        self.rows, self.batch_size, self.seed, self.device, self.ranks = rows, batch_size, seed, device, ranks
         self.batches = math.ceil(rows / batch_size)
         self._epoch, self._rows = -1, torch.empty(0)
 
@@ -35,7 +40,8 @@ class Order:
             generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)
             self._rows = torch.randperm(self.rows, generator=generator, device=self.device)
             self._epoch = epoch
-        return self._rows[i * self.batch_size : (i + 1) * self.batch_size]
+        found = self._rows[i * self.batch_size : (i + 1) * self.batch_size]
+        return found if self.ranks is None else self.ranks.rows(found)
 
 
 class Resident:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from pyro_vaes.errors import InputError, number
 from pyro_vaes.inference.adversarial import players
 from pyro_vaes.inference.objective import Loss, Objective, setting
+from pyro_vaes.meeting import everyone
 
 
 class ClassifierGAN(nn.Module):
@@ -73,6 +74,7 @@ class ClassifierGAN(nn.Module):
         self._given = number("weight", weight), number("classifier_weight", classifier_weight)
         number("rate", rate, open_low=True)
         super().__init__()
+        self.meets = True  # in the number of labels of a batch
         self.objective, self.network, self.rate_factors = objective, network, {"network": rate}
         self.register_buffer("weight", setting(weight), persistent=False)
         self.register_buffer("classifier_weight", setting(classifier_weight), persistent=False)
@@ -118,7 +120,8 @@ def cross_entropy(logits: Tensor | None, y: Tensor | None) -> Tensor:
     y = torch.zeros_like(logits) if y is None else y
     if y.shape != logits.shape:
         raise InputError(f"the network knows {logits.shape[-1]} classes, but the labels are of {y.shape[-1]}")
-    return -(y * logits.log_softmax(-1)).sum() / y.sum().clamp(min=1)
+    labelled = everyone(y.sum()[None])
+    return -(y * logits.log_softmax(-1)).sum() / (labelled.sum().clamp(min=1) / len(labelled))
 
 
 class _Reconstruction(Messenger):

@@ -25,6 +25,7 @@ epoch gets one of its own, which is not compiled, since it runs once per epoch.
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,9 +37,11 @@ from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
 from pyro_vaes.inference.guard import check_gradients, check_loss
 from pyro_vaes.inference.optimiser import Rule, factors, rule, skips
+from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.shapes import ByShape, EngineWarning, Gradients, Shape
 from pyro_vaes.inference.tracing import Traced, cause, prepared, statistics, statistics_names, tensors, trace
 from pyro_vaes.inference.verify import agreement, untouched
+from pyro_vaes.meeting import meeting, norms_of
 from pyro_vaes.pair import Pair
 
 ENGINES = ("eager", "graph", "inductor")
@@ -60,6 +63,7 @@ class Engine(ByShape):
         varied: settings that a schedule changes: the engine checks that its graph follows them.
         batch: rows of a full batch, the shape that is worth a compilation; by default that of the first.
         optimiser: makes it of parameters and rate; by default Adam.
+        ranks: the other ranks, with whose gradients and statistics this one's are averaged.
 
     Attributes:
         kind: what it runs; another than asked for after a :class:`EngineWarning`.
@@ -90,6 +94,7 @@ class Engine(ByShape):
         varied: tuple[Tensor, ...] = (),
         batch: int | None = None,
         optimiser: Rule | None = None,
+        ranks: Ranks | None = None,
     ):
         if kind not in ENGINES:
             raise unknown("engine", str(kind), ["auto", *ENGINES])
@@ -103,6 +108,7 @@ class Engine(ByShape):
             if torch.empty_like(p).stride() != p.stride():
                 raise InputError(f"{name} is a view with gaps or overlaps in memory: make it contiguous()")
         self.optimiser = (optimiser or rule("adam"))(self.learned, lr, factors=factors(pair), skips=skips(pair))
+        self.ranks, self._norms = ranks, norms_of(pair)
         self._modules, self._program = list(pair.modules()), dict[str, Any]()
         self.names: tuple[str, ...] = ()
         self.shapes: list[Shape] = []
@@ -165,9 +171,11 @@ class Engine(ByShape):
         """Compute a step by the program itself, and raise ``Diverged`` with the site or the parameter."""
         with torch.enable_grad():
             loss = self.loss(x)
-            check_loss(loss, step)
+            # All of it before any check: a rank that stopped half-way would leave the others waiting.
             gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
-        check_gradients(dict(zip(self.names_learned, gradients, strict=True)), step)
+        with nullcontext() if self.ranks is None else self.ranks.together():
+            check_loss(loss, step)
+            check_gradients(dict(zip(self.names_learned, gradients, strict=True)), step)
 
     def eager(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients and statistics by the program itself."""
@@ -178,7 +186,8 @@ class Engine(ByShape):
         return list(gradients), statistics(loss)
 
     def loss(self, x: Tensor):
-        return self.pair(*prepared(self.prepare, x), size=self.size)
+        with meeting(self.ranks, self._norms):
+            return self.pair(*prepared(self.prepare, x), size=self.size)
 
     def _gradients(self, x: Tensor) -> Gradients:
         """Choose how this shape is run: as this engine does, or as the next simpler one that works."""
@@ -233,10 +242,14 @@ class Engine(ByShape):
     def _whole(self, gradients: Gradients, x: Tensor) -> Callable[[Tensor], Tensor]:
         def step(x: Tensor) -> Tensor:
             found, stats = gradients(x)
+            if self.ranks is not None:
+                found, stats = self.ranks.mean(found, stats)
             self.optimiser.step(found, self._skipped(stats))
             return stats
 
-        return step if self.shapes[-1].kind == "eager" else capture_if_possible(self, step, x)
+        # A message to other ranks is no part of a CUDA graph.
+        as_it_is = self.shapes[-1].kind == "eager" or self.ranks is not None
+        return step if as_it_is else capture_if_possible(self, step, x)
 
     def _fall(self, kind: str, why: str, record: Shape) -> None:
         """Step down for one shape, and say so once."""

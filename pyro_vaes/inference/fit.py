@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -19,7 +19,6 @@ from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Diverged,
     Interruption,
     as_batch,
     check_condition,
@@ -29,10 +28,11 @@ from pyro_vaes.inference.guard import (
     rehearse,
     takes_holes,
 )
-from pyro_vaes.inference.lock import held
+from pyro_vaes.inference.joining import joined
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
+from pyro_vaes.inference.ranks import Ranks, answered
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
@@ -63,6 +63,7 @@ def fit(
     log_every: int = 20,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    fabric: Any = None,
 ) -> Any:
     """Train a pair on data, or many pairs of one structure together.
 
@@ -93,13 +94,18 @@ def fit(
         progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
             of a hundred; if it was not, the block is taken back.
+        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: they train one pair on
+            W times ``batch_size`` rows per step, from the first rank's parameters; ``out`` is read by all of them and
+            written by the first. See :mod:`~pyro_vaes.inference.ranks`.
 
     Returns:
         The :class:`~pyro_vaes.inference.plan.History`; for replicas a list of them, each with its ``pair``.
 
     Raises:
         InputError: for bad data, a bad plan, a folder that holds a checkpoint already (without ``resume``), or a
-            checkpoint that belongs to another plan, pair or data.
+            checkpoint that belongs to another plan, pair or data; on several ranks for replicas, a pair whose rows
+            meet unseen, or ranks that were told different things.
+        RankLost: if another rank has gone, or does not answer within Fabric's time.
         Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
         step,
             and the last good checkpoint stays.
@@ -120,6 +126,7 @@ def fit(
     options = {
         "schedules": schedules, "augment": augment, "engine": engine, "device": device, "resume": resume,
         "checkpoint_every": checkpoint_every, "log_every": log_every, "progress": progress, "on_step": on_step,
+        "ranks": Ranks.of(fabric),
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
@@ -130,8 +137,11 @@ def fit(
     first = pair if isinstance(pair, Pair) else next(iter(pair), None)
     betas = suited(getattr(first, "objective", None), optimiser) if betas is None else betas
     if replicas is None and isinstance(pair, Pair):
-        plan = Plan(steps, batch_size, lr, schedule, seed, optimiser, betas)  # type: ignore[arg-type]
+        many = whole("batch_size", batch_size) * getattr(options["ranks"], "count", 1)
+        plan = Plan(steps, many, lr, schedule, seed, optimiser, betas)  # type: ignore[arg-type]
         return train([pair], x, y, [plan], [out], stacked=False, **options)[0]  # type: ignore[arg-type]
+    if options["ranks"] is not None:
+        raise InputError("replicas are trained in one process: give each rank a pair of its own, without fabric")
     pairs = copies(pair, replicas)
     lrs, seeds = each("lr", lr, len(pairs)), each("seed", seed, len(pairs), step=1)
     plans = [
@@ -159,6 +169,7 @@ def train(
     log_every: int,
     progress: bool,
     on_step: Callable[[int], None] | None,
+    ranks: Ranks | None = None,
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
@@ -166,8 +177,8 @@ def train(
     whole("log_every", log_every)
     data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
     for folder in out:
-        _check_folder(folder, resume)
-    where = _device(pairs[0], data[0], device)
+        kept.check_folder(folder, resume)
+    where = _device(pairs[0], data[0], ranks.device if ranks is not None and device is None else device)
     conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
     if len(conditions) != len(pairs):
         raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
@@ -182,28 +193,41 @@ def train(
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
     extra = _extra(given, fresh)
     tracks = [
-        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra)
+        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, ranks)
         for pair, rows, plan, folder in zip(pairs, data, plans, out, strict=True)
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
-    with _own(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
+    lost = answered(ranks)
+    with (
+        lost,
+        kept.owned(out, ranks),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        _given_back(targets.values()),
+    ):
         before = kept.common(tracks) if resume else [None] * len(tracks)
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
+        if ranks is not None:
+            progress = progress and ranks.first
+            kind, reason = joined(ranks, tracks[0], prepare, before[0], kind, reason)
         if progress and engine == "auto":
             tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
-        runner = _runner(kind, reason, tracks, targets, prepare, stacked)
+        runner = _runner(kind, reason, tracks, targets, prepare, stacked, ranks)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)
+        if ranks is not None:
+            tensors = before[0][0] if before[0] else {}
+            ranks.noise(tracks[0].history.step, plans[0].seed, tensors, cast("Engine", runner))
         for track in tracks:
             track.history.engine, track.history.pair = runner, track.pair
-        batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device)
+        batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device, ranks)
                                for track, plan in zip(tracks, plans, strict=True)], where, stacked)  # fmt: skip
         with runner if isinstance(runner, Replicas) else nullcontext():
-            last = partial(finish, tracks, prepare)
-            _run(Loop(runner, tracks, batches, targets), batches, checkpoint_every, log_every, progress, on_step, last)
+            loop, last = Loop(runner, tracks, batches, targets, ranks), partial(finish, tracks, prepare)
+            _run(loop, batches, checkpoint_every, log_every, progress, on_step, last)
     for pair in pairs:
         pair.eval()
     return [track.history for track in tracks]
@@ -228,7 +252,7 @@ def _run(
             on_step(step)
 
     try:
-        with bar, Interruption() as wish:
+        with bar, Interruption(loop.ranks) as wish:
             saved = began
             while loop.taken < steps and wish.signal is None:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
@@ -256,12 +280,14 @@ def _runner(
     targets: Mapping[str, tuple[Schedule, list[Tensor]]],
     prepare: Callable[[Tensor], tuple[Tensor, ...]],
     stacked: bool,
+    ranks: Ranks | None,
 ) -> Engine | Replicas:
     pairs, plans, size = [track.pair for track in tracks], [track.plan for track in tracks], len(tracks[0].x)
     varied = tuple(tensor for _, found in targets.values() for tensor in found)
     batch, made = min(plans[0].batch_size, size), rule(plans[0].optimiser, plans[0].betas)
     if not stacked:
-        return Engine(kind, pairs[0], size, plans[0].lr, reason, prepare, varied, batch, made)
+        batch = batch if ranks is None else len(range(ranks.rank, batch, ranks.count))
+        return Engine(kind, pairs[0], size, plans[0].lr, reason, prepare, varied, batch, made, ranks)
     lrs, seeds = [plan.lr for plan in plans], [plan.seed for plan in plans]
     return Replicas(kind, pairs, size, lrs, seeds, reason, prepare, batch, made)
 
@@ -306,18 +332,6 @@ def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) ->
         return (x,) if y is None else (x, y)
 
     return prepare
-
-
-def _check_folder(out: str | Path | None, resume: bool) -> None:
-    if resume and out is None:
-        raise InputError("resume needs the run folder: give out")
-    if out is not None and not str(out):
-        raise InputError("out has no name")
-    for folder in [Path(out), *Path(out).parents] if out is not None else []:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{out} cannot be a folder: {folder} is a file")
-    if out is not None and not resume and kept.exists(Path(out)):
-        raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
 
 
 def _device(pair: Pair, x: Tensor, device: str | torch.device | None) -> torch.device:
@@ -377,19 +391,3 @@ def _given_back(targets) -> Iterator[None]:
     finally:
         for tensor, value in before:
             tensor.copy_(value)
-
-
-@contextmanager
-def _own(out: Sequence[str | Path | None]) -> Iterator[None]:
-    """Hold the run folders; say with a divergence, or with a disk that is full, which good checkpoint is left."""
-    try:
-        with held(*out):
-            yield
-    except (Diverged, OSError) as error:
-        there = out[0] is not None and kept.exists(Path(out[0]))
-        left = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
-        if isinstance(error, Diverged):
-            raise Diverged(f"{error}; {left}") from None
-        if error.errno is None or out[0] is None:
-            raise
-        raise OSError(error.errno, f"{error.strerror}; {left}", error.filename) from error

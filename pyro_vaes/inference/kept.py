@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from pyro_vaes.errors import FaultWarning, InputError
 from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference.guard import Diverged
+from pyro_vaes.inference.lock import held
+from pyro_vaes.inference.ranks import Ranks
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -95,3 +99,32 @@ def settle(folder: Path, name: str | None) -> None:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     elif name == PREVIOUS:
         os.replace(folder / PREVIOUS, folder / CHECKPOINT)
+
+
+def check_folder(out: str | Path | None, resume: bool) -> None:
+    """Refuse a folder that cannot be one, or that holds a checkpoint which nobody asked to go on from."""
+    if resume and out is None:
+        raise InputError("resume needs the run folder: give out")
+    if out is not None and not str(out):
+        raise InputError("out has no name")
+    for folder in [Path(out), *Path(out).parents] if out is not None else []:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{out} cannot be a folder: {folder} is a file")
+    if out is not None and not resume and exists(Path(out)):
+        raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
+
+
+@contextmanager
+def owned(out: Sequence[str | Path | None], ranks: Ranks | None) -> Iterator[None]:
+    """Hold the run folders; say with a divergence, or with a disk that is full, which good checkpoint is left."""
+    try:
+        with held(*out, ranks=ranks):
+            yield
+    except (Diverged, OSError) as error:
+        there = out[0] is not None and exists(Path(out[0]))
+        left = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
+        if isinstance(error, Diverged):
+            raise Diverged(f"{error}; {left}") from None
+        if error.errno is None or out[0] is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {left}", error.filename) from error

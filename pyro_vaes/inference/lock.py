@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pyro_vaes.errors import FaultWarning, InputError
 
@@ -23,14 +24,22 @@ STALE = re.compile(
     r"|training(-stage-\d+)?\.png|cleaned\.png)\.[a-z0-9_]{8}"
 )
 
+
+def transient(name: str) -> bool:
+    """Whether a file is one that comes and goes while a process works in a run folder."""
+    return name == LOCK or STALE.fullmatch(name) is not None
+
+
 # Folder -> file descriptor (-1 where the file system has no locks), thread, and how often it is held.
 _held: dict[str, tuple[int, int, int]] = {}
 _guard = threading.Lock()
 
 
 @contextmanager
-def held(*folders: str | Path | None) -> Iterator[None]:
+def held(*folders: str | Path | None, ranks: Any = None) -> Iterator[None]:
     """Hold run folders against other processes, and other threads; what does not exist is made. None is no folder.
+
+    Of several ``ranks`` the first one holds them for all, and all are refused if it is.
 
     The lock is the kernel's (``flock``): it ends with the process, however that ends, so that none is ever stale. A
     child that is forked does not hold it. Files that a killed process left half-written are cleared away.
@@ -44,9 +53,16 @@ def held(*folders: str | Path | None) -> Iterator[None]:
     ['.lock']
     """
     with ExitStack() as stack:
-        for folder in folders:
-            if folder is not None:
-                stack.enter_context(_one(Path(folder)))
+        refused = None
+        try:
+            for folder in folders if ranks is None or ranks.first else ():
+                if folder is not None:
+                    stack.enter_context(_one(Path(folder)))
+        except InputError as error:
+            refused = error
+        told = str(refused or "") if ranks is None else ranks.words(str(refused or ""))[0]
+        if told:
+            raise refused or InputError(told)
         yield
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.inference.guard import Diverged, Interruption
+from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.schedules import Schedule
 from pyro_vaes.inference.track import Track
 
@@ -45,6 +46,7 @@ class Loop:
         tracks: the runs, one or as many as there are replicas.
         batches: step -> the rows of that step.
         schedules: by setting, with the tensors that it changes.
+        ranks: the other ranks, each of which runs this loop on its own rows.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Loop:
         tracks: list[Track],
         batches: Callable[[int], Tensor],
         schedules: Mapping[str, tuple[Schedule, list[Tensor]]],
+        ranks: Ranks | None = None,
     ):
+        self.ranks = ranks
         self.engine, self.tracks, self.batches, self.schedules = engine, tracks, batches, schedules
         self.plan = tracks[0].plan
 
@@ -65,7 +69,7 @@ class Loop:
         """Go on to step ``end``, or to a wish to stop."""
         first, begin = self.taken, self._snapshot()
         pending = []
-        while self.taken < end and wish.signal is None:
+        while self.taken < end and not wish.granted(self.taken):
             pending.append(self._step(self.taken))
             self._count(self.taken + 1)
             after(self.taken)
@@ -102,6 +106,8 @@ class Loop:
     def _step(self, step: int) -> Tensor:
         self.engine.rates([track.plan.rate(step) for track in self.tracks])
         self._set(step)
+        if self.ranks is not None:
+            self.ranks.begin(self.plan.rows(step, len(self.tracks[0].x)))
         return self.engine.step(self.batches(step))
 
     def _set(self, step: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.meeting import average
 
 
 class Loss(NamedTuple):
@@ -156,6 +157,8 @@ class ELBO(nn.Module):
         super().__init__()
         self._given, self.particles, self.sampled, self.exact = beta, particles, tuple(sampled), tuple(exact)
         self._free = None if free_bits is None else number("free_bits", free_bits)
+        # They compare a mean over the batch with a number.
+        self.meets = free_bits is not None
         if free_bits is not None:
             self.register_buffer("free_bits", setting(free_bits), persistent=False)
         if isinstance(beta, Mapping):
@@ -212,6 +215,7 @@ class ELBO(nn.Module):
                 entries = scale_and_mask(kl, p_site["scale"], mask).flatten(0, -2).sum(0) * per_datum
         except (AttributeError, NotImplementedError):
             pass  # no closed form entry by entry
+        entries = average(entries)
         free = self.free_bits.to(term.dtype) * (q_site["value"].shape[-1] / entries.shape[-1])
         return torch.maximum(entries, free).sum()
 

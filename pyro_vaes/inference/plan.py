@@ -53,6 +53,11 @@ class Plan:
         # A list, as a file gives it, is the same plan.
         object.__setattr__(self, "betas", read_betas(self.betas))
 
+    def rows(self, step: int, size: int) -> int:
+        """How many of N data the batch of a step holds."""
+        batch = step % math.ceil(size / self.batch_size)
+        return min(self.batch_size, size - batch * self.batch_size)
+
     def rate(self, step: int) -> float:
         if self.schedule == "constant":
             return self.lr

@@ -17,7 +17,7 @@ import torch
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference import checkpoint, kept
-from pyro_vaes.inference.lock import LOCK, held
+from pyro_vaes.inference.lock import held, transient
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
@@ -56,21 +56,26 @@ class Run:
         Raises:
             InputError: if the path is a file, holds a run already, or other files.
         """
+        cls.check(path, replace)
+        with held(path):
+            path = cls.check(path, replace)  # again: another process may have been faster
+            config = {**config, "versions": versions()}
+            checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        return cls(path, config)
+
+    @staticmethod
+    def check(path: str | Path, replace: bool = False) -> Path:
+        """Refuse what :meth:`create` refuses, and make nothing."""
         if not str(path):
             raise InputError("the run folder has no name")
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
-        with held(path):
-            if (path / CONFIG).exists() and not replace:
-                raise InputError(f"{path} already holds a run: resume it, or name another folder")
-            if any(file.name != LOCK for file in path.iterdir()) and not replace:
-                raise InputError(
-                    f"{path} is a folder with other files in it: name a new one, so that none is overwritten"
-                )
-            config = {**config, "versions": versions()}
-            checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        return cls(path, config)
+        if (path / CONFIG).exists() and not replace:
+            raise InputError(f"{path} already holds a run: resume it, or name another folder")
+        if path.exists() and any(not transient(file.name) for file in path.iterdir()) and not replace:
+            raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
+        return path
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -91,7 +96,8 @@ class Run:
         if isinstance(config, dict):
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
-            config = later | {"stage_steps": None, "labels": None, "missing": None} | config
+            later |= {"stage_steps": None, "labels": None, "missing": None, "devices": 1, "num_nodes": 1}
+            config = later | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -134,7 +140,7 @@ TYPES: dict[str, Any] = {
     "schedules": dict,
     "augment": str | None,
     "condition": str | None,
-    "stage_steps": list | None, "labels": int | None,
+    "stage_steps": list | None, "labels": int | None, "devices": int, "num_nodes": int,
     "missing": int | float | None, "checkpoint_every": int,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,

@@ -72,7 +72,8 @@ def fit_stages(
     _check_free(out, list(folders.values()), resume)
     objective: Any = pair.objective
     before, histories = objective.stage, []
-    with held(out):
+    first = getattr(options.get("fabric"), "global_rank", 0) == 0
+    with held(out if first else None):
         try:
             for stage, plan in plans.items():
                 objective.stage = stage
@@ -81,7 +82,7 @@ def fit_stages(
                     return histories
         finally:
             objective.stage = before
-        if out is not None:
+        if out is not None and first:
             _gather(Path(out), folders, histories)
     return histories
 

@@ -15,6 +15,7 @@ from pyro_vaes.inference import checkpoint, kept
 from pyro_vaes.inference.kept import CHECKPOINT as CHECKPOINT
 from pyro_vaes.inference.optimiser import BETAS
 from pyro_vaes.inference.plan import History, Plan
+from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.state import state
 from pyro_vaes.inference.tracing import SEEN
 from pyro_vaes.pair import Pair
@@ -29,9 +30,19 @@ class Track:
         pair: the run's pair. x: its data. plan: its plan.
         out: its folder, or None to write nothing.
         extra: whatever else a resumed run must have in common: schedules, augmentation.
+        ranks: the other ranks of a training; the first one writes, all of them read.
     """
 
-    def __init__(self, pair: Pair, x: Tensor, plan: Plan, out: Path | None, extra: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        pair: Pair,
+        x: Tensor,
+        plan: Plan,
+        out: Path | None,
+        extra: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
+    ):
+        self.ranks, self.writes = ranks, out is not None and (ranks is None or ranks.first)
         self.pair, self.plan, self.out, self.extra = pair, plan, out, dict(extra or {})
         self.x, self.history = x, History()
         self.metrics: BinaryIO | None = None
@@ -70,10 +81,14 @@ class Track:
         self.history.step = step
         if self.out is None:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        kept.settle(self.out, self.source if step else None)
         rows = _read_rows(self.out / METRICS) if step else []
         self.history.rows = [row for row in rows if row["step"] <= step]
+        if self.ranks is not None:
+            self.ranks.wait()  # until all have read
+        if not self.writes:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        kept.settle(self.out, self.source if step else None)
         text = "".join(json.dumps(row) + "\n" for row in self.history.rows)
         checkpoint.write_atomically(self.out / METRICS, text.encode())
         # The clock goes on where it stood, whatever the time of day has done in between.
@@ -112,7 +127,9 @@ class Track:
 
     def save(self, tensors: Mapping[str, Tensor], engine: str) -> None:
         """Write the checkpoint: tensors of the optimiser and of the random generators come from the engine."""
-        if self.out is None:
+        if self.ranks is not None:
+            tensors = {**tensors, **self.ranks.states(tensors)}
+        if self.out is None or not self.writes:
             return
         everything = {f"pair.{name}": tensor for name, tensor in state(self.pair).items()} | dict(tensors)
         values = {"step": self.history.step, "engine": engine, "identity": self.identity()}

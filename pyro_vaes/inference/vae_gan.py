@@ -10,6 +10,7 @@ from pyro_vaes.errors import InputError, number, unknown
 from pyro_vaes.inference.adversarial import players
 from pyro_vaes.inference.objective import ELBO, Loss, setting, trace_of, traces
 from pyro_vaes.inference.posterior import recorded
+from pyro_vaes.meeting import average
 
 FAKES = {"posterior": ("posterior",), "prior": ("prior",), "both": ("posterior", "prior")}
 
@@ -95,6 +96,7 @@ class VAEGAN(ELBO):
         values = {"weight": number("weight", weight), "threshold": float(threshold)}
         number("rate", rate, open_low=True)
         super().__init__(beta)
+        self.meets = True  # in D's accuracy over the batch
         self.fakes, self.saturating, self._rate, self._numbers = fakes, saturating, rate, values
         for name, value in values.items():
             self.register_buffer(name, setting(value), persistent=False)
@@ -118,7 +120,7 @@ class VAEGAN(ELBO):
         posterior = recorded(p, "mu", "mean")
         images = [posterior if kind == "posterior" else _of_the_prior(model, x, y, size) for kind in FAKES[self.fakes]]
         games = [players(self.discriminator, x, _like(fake, x), saturating=self.saturating) for fake in images]
-        accuracy = torch.stack([game.accuracy for game in games]).mean()
+        accuracy = average(torch.stack([game.accuracy for game in games]).mean())
         # Above by more than rounding, which engines do differently; the accuracy goes in steps far larger than that.
         skipped = (accuracy > self.threshold.to(accuracy.dtype) + 1e-6).to(accuracy.dtype)
         terms = plain.terms | {

@@ -10,6 +10,7 @@ from pyro_vaes.inference.adversarial import players
 from pyro_vaes.inference.mmd import KERNELS, mmd
 from pyro_vaes.inference.objective import Loss, sampled_sites, setting, site_term, traces
 from pyro_vaes.inference.optimiser import BETAS
+from pyro_vaes.meeting import everyone
 
 PENALTIES = ("mmd", "gan")
 
@@ -92,6 +93,7 @@ class WAE(nn.Module):
         self.register_buffer("weight", setting(weight), persistent=False)
         self.discriminator = discriminator
         self.least_rows = 2 if penalty == "mmd" else 1
+        self.meets = penalty == "mmd"
         self.rate_factors = {"discriminator": rate} if penalty == "gan" else {}
         # Of the authors' settings for MNIST too; at 0.9 the codes collapsed in every trial on digits.
         self.betas = (0.5, 0.999) if penalty == "gan" else BETAS
@@ -125,7 +127,7 @@ class WAE(nn.Module):
         """The terms of the penalty, and what is seen of it."""
         weight = self.weight.to(codes.dtype)
         if self.discriminator is None:
-            return {"z": weight * mmd(codes, draws, self.kernel, self.bandwidth)}, {}
+            return {"z": weight * mmd(everyone(codes), everyone(draws), self.kernel, self.bandwidth)}, {}
         found = players(self.discriminator, real=draws, fake=codes)
         return {"z": weight * found.generator, "discriminator": found.discriminator}, {"accuracy": found.accuracy}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.meeting import everyone
 from pyro_vaes.nn.conv import halved
 from pyro_vaes.nn.mlp import check_sizes
 
@@ -71,12 +72,14 @@ class BatchDiscrimination(nn.Module):
         super().__init__()
         # Rows of norm 1 are then about one apart, where the exponential has a slope.
         self.weight = nn.Parameter(torch.randn(width, kernels, dims) / math.sqrt(dims))
+        self.meets = True
 
     def forward(self, h: Tensor) -> Tensor:
-        projected = (h @ self.weight.flatten(1)).unflatten(-1, self.weight.shape[1:]).transpose(0, 1).contiguous()
-        near = torch.exp(-torch.cdist(projected, projected, p=1.0))
-        itself = torch.eye(len(h), dtype=h.dtype, device=h.device)
-        others = (near * (1 - itself)).sum(-1).T / max(len(h) - 1, 1)
+        own = (h @ self.weight.flatten(1)).unflatten(-1, self.weight.shape[1:])
+        every = everyone(own)
+        near = torch.exp(-torch.cdist(own.transpose(0, 1).contiguous(), every.transpose(0, 1).contiguous(), p=1.0))
+        itself = torch.eye(len(h), len(every), dtype=h.dtype, device=h.device)
+        others = (near * (1 - itself)).sum(-1).T / max(len(every) - 1, 1)
         return torch.cat([h, others], -1)
 
 

@@ -35,9 +35,7 @@ BERNOULLI = "--binarise threshold05 --latent_dim 16 --hidden [4]"
 SUBJECTS = [
     _subject("t_vae, eager", "t_vae", 300, options="--engine eager --latent_dim 2"),
     _subject("t_vae, graph", "t_vae", 300, options="--engine graph --latent_dim 2"),
-    _subject(
-        "two stages", "two_stage_vae", 180, "gather", options="--engine eager --latent_dim 2 --second_hidden [9]"
-    ),
+    _subject("two stages", "two_stage_vae", 180, "gather", options="--engine eager --latent_dim 2 --second_hidden [9]"),
     _subject("three replicas", "ic_vae", 150, options="--engine graph --latent_dim 2 --replicas 3"),
     _subject("finished by the objective", "empirical_cvae", 90, "finish", options=f"--engine eager {BERNOULLI}"),
 ]
