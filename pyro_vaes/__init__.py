@@ -43,6 +43,7 @@ _HOMES = {
     "pyro_vaes.inference.schedules": ["Linear", "settings"],
     "pyro_vaes.inference.state": ["warm_start"],
     "pyro_vaes.inference.guard": ["Diverged"],
+    "pyro_vaes.inference.ranks": ["RankLost"], "pyro_vaes.meeting": ["average", "everyone"],
     "pyro_vaes.inference.posterior": ["bound", "clean", "sample", "reconstruct", "Cleaned"],
     "pyro_vaes.inference.complete": ["complete", "Completed"],
     "pyro_vaes.inference.condition": ["condition", "Conditioned"],
