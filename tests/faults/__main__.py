@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     print(*tally.bad, sep="\n")
     if given.out is not None:
         result = {
-            "settings": {"kills": given.kills, "seed": given.seed, "minutes": given.minutes},
+            "settings": {"kills": given.kills, "seeds": [given.seed], "minutes": given.minutes},
             "seconds": round(seconds, 1), "kills": kills, "survived": tally.survived,
             "by moment": dict(sorted(tally.kills.items())), "signals": dict(sorted(tally.signals.items())),
             "longest seconds from SIGTERM to the end": round(tally.longest, 2), "runs": tally.runs, "bad": tally.bad,
