@@ -154,11 +154,12 @@ class Harness:
         return MOMENTS[moment], code
 
     def at_some_time(self, out: Path, arguments: list[str], log: Path, seconds: float) -> tuple[str, int]:
+        before = set(litter(out))
         process = start(arguments, log)
         if self.random.random() < 0.7:  # half of a small run is its start; these wait until that is over
-            self.wait_for(lambda: process.poll() is not None or _busy(out), 120)
+            self.wait_for(lambda: process.poll() is not None or _busy(out, process.pid), 120)
         code = self.after_a_while(process, signal.SIGKILL, seconds / 2)
-        return f"at some time: {_where(out)}", code
+        return f"at some time: {_where(out, process.pid, before)}", code
 
     def by_scheduler(self, arguments: list[str], log: Path, seconds: float) -> tuple[str, int]:
         """SIGTERM to the whole group, sometimes twice, and SIGKILL after the grace period, as SLURM does it."""
@@ -196,18 +197,28 @@ class Harness:
             time.sleep(0.003)
 
 
-def _busy(out: Path) -> bool:
-    """Whether training itself has begun: somebody holds the folder in which metrics are written."""
-    return any(path.parent.joinpath("metrics.jsonl").exists() for path in out.rglob(".lock"))
+def _holds(out: Path, process: int) -> list[Path]:
+    """The folders that a process has locked; a lock file may be what an earlier one has left."""
+    locks = []
+    for path in out.rglob(".lock"):
+        with contextlib.suppress(OSError):
+            if path.read_text().split()[:1] == [str(process)]:
+                locks.append(path.parent)
+    return locks
 
 
-def _where(out: Path) -> str:
-    """What a killed process was about, from what it left."""
+def _busy(out: Path, process: int) -> bool:
+    """Whether training itself has begun: the process holds a folder in which metrics are written."""
+    return any((folder / "metrics.jsonl").exists() for folder in _holds(out, process))
+
+
+def _where(out: Path, process: int, before: set[str]) -> str:
+    """What a killed process was about, from what it left, and had not found there."""
     if not list(out.rglob("config.json")):
         return "before there was a config"
-    if list(out.rglob(".checkpoint*")):
+    if any(".checkpoint" in name for name in set(litter(out)) - before):
         return "in the middle of a save"
-    if any(out.rglob(".lock")):
+    if _holds(out, process):
         return "while it held the folder"
     return "before it held the folder, or after"
 
