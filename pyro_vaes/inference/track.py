@@ -18,6 +18,7 @@ from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.state import state
 from pyro_vaes.inference.tracing import SEEN
+from pyro_vaes.inference.trackers import Guarded
 from pyro_vaes.pair import Pair
 
 METRICS = "metrics.jsonl"
@@ -30,6 +31,7 @@ class Track:
         pair: the run's pair. x: its data. plan: its plan.
         out: its folder, or None to write nothing.
         extra: whatever else a resumed run must have in common: schedules, augmentation.
+        tracker: is handed every row, if there is one.
         ranks: the other ranks of a training; the first one writes, all of them read.
     """
 
@@ -40,9 +42,11 @@ class Track:
         plan: Plan,
         out: Path | None,
         extra: Mapping[str, str] | None = None,
+        tracker: Guarded | None = None,
         ranks: Ranks | None = None,
     ):
-        self.ranks, self.writes = ranks, out is not None and (ranks is None or ranks.first)
+        self.tracker, self.ranks = tracker, ranks
+        self.writes = out is not None and (ranks is None or ranks.first)
         self.pair, self.plan, self.out, self.extra = pair, plan, out, dict(extra or {})
         self.x, self.history = x, History()
         self.metrics: BinaryIO | None = None
@@ -80,9 +84,10 @@ class Track:
         """Begin, or go on after ``step``: a row after the checkpoint will be computed again."""
         self.history.step = step
         if self.out is None:
+            self._tell_start(0)
             return
-        rows = _read_rows(self.out / METRICS) if step else []
-        self.history.rows = [row for row in rows if row["step"] <= step]
+        rows = _read_rows(self.out / METRICS)
+        self.history.rows = [row for row in rows if row["step"] <= step] if step else []
         if self.ranks is not None:
             self.ranks.wait()  # until all have read
         if not self.writes:
@@ -95,10 +100,19 @@ class Track:
         self.began -= max((row["seconds"] for row in self.history.rows if _is_time(row.get("seconds"))), default=0.0)
         # Without a buffer: what a full disk has refused must not come up again when the file is closed.
         self.metrics = open(self.out / METRICS, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._tell_start(rows[-1]["step"] if rows else 0)
+
+    def _tell_start(self, logged: int) -> None:
+        if self.tracker is not None:
+            plan = {**asdict(self.plan), **self.extra, "objective": repr(self.pair.objective), "rows": len(self.x)}
+            self.tracker.start(self.pair.name, plan, self.history.step, logged)
 
     def close(self) -> None:
         if self.metrics is not None:
             self.metrics.close()
+        if self.tracker is not None:
+            ends = "interrupted" if self.history.interrupted else "stopped" if self.history.stopped else "failed"
+            self.tracker.finish("finished" if self.history.step == self.plan.steps else ends)
 
     def log(self, step: int, names: tuple[str, ...], values: list[float]) -> None:
         named = dict(zip(names, values, strict=True))
@@ -116,6 +130,9 @@ class Track:
         self.history.rows.append(row)
         if self.metrics is not None:
             self._write((json.dumps(row) + "\n").encode())
+        if self.tracker is not None:
+            self.tracker.log(row)
+            self.history.stopped = self.tracker.stopped
 
     def _write(self, line: bytes) -> None:
         assert self.metrics is not None and self.out is not None
