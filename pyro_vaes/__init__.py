@@ -63,7 +63,7 @@ _HOMES = {
     "pyro_vaes.data.quadrants": ["quadrants"],
     "pyro_vaes.data.shards": ["Shards"],
     "pyro_vaes.data": ["load", "binarised", "corrupt", "Dataset", "Corrupted"],
-    "pyro_vaes.errors": ["InputError"],
+    "pyro_vaes.errors": ["InputError", "FaultWarning"],
     "pyro_vaes.analysis.sbc": ["sbc", "vsbc"],
     "pyro_vaes.analysis.predictive": ["predictive_check"],
     "pyro_vaes.analysis.sensitivity": ["power_scaling"],

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, sweep, training, using
 from pyro_vaes.commands.glossary import explain
 from pyro_vaes.commands.ranks import a_later_rank, hush
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if a_later_rank():
             hush()
         given = vars(arguments[arguments.command])
-        with _ended_by_term(), _consenting(given.pop("trust", False)):
+        with _ended_by_term(), _faults_in_a_line(), _consenting(given.pop("trust", False)):
             code = COMMANDS[arguments.command](**given)
         return int(code or 0)
     except InputError as error:
@@ -130,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _warn(f"out of memory: {str(error) or 'take fewer data, draws or chunks at a time'}")
         return 2
     except RuntimeError as error:
+        if type(error).__name__ == "RankLost":  # known without its module, which needs torch
+            _warn(str(error))
+            return 1
         # What torch raises on a CPU is no error of its own kind.
         if not re.search("not enough memory|out of memory|can't allocate memory", str(error)):
             raise
@@ -173,6 +177,23 @@ def _ended_by_term() -> Iterator[None]:
 
 
 LONGEST = 2000  # characters of an error: what is wrong and what is allowed fit in, a file's content does not
+
+
+@contextmanager
+def _faults_in_a_line() -> Iterator[None]:
+    """Print what has gone wrong, and what is done instead, as errors are printed; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FaultWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, FaultWarning):
+                _warn(str(message))
+            else:
+                usual(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
 
 
 def _warn(message: str) -> None:

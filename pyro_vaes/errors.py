@@ -1,4 +1,4 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and the one warning of what no input caused."""
 
 import math
 import os
@@ -34,6 +34,19 @@ class InputError(ValueError):
         # Beginning and end: the place stands in front, what is allowed comes last.
         half = LONGEST // 2
         super().__init__(text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}")
+
+
+class FaultWarning(UserWarning):
+    """Something has gone wrong that no input caused, and the work goes on: what it was, and what is done instead.
+
+    A damaged checkpoint for which the one before it stands in, a chunk that was halved because memory ran out, a run
+    folder that cannot be locked. The command line prints it as one line on stderr.
+
+    Source: ours.
+
+    >>> issubclass(FaultWarning, UserWarning)
+    True
+    """
 
 
 def unknown(kind: str, name: str, known: "list[str] | tuple[str, ...]") -> InputError:

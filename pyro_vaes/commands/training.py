@@ -20,8 +20,10 @@ from pyro_vaes.commands.files import (
 from pyro_vaes.commands.images import with_shape
 from pyro_vaes.commands.labels import kept_labels
 from pyro_vaes.commands.ranks import fabric_of, launch
+from pyro_vaes.commands.replicas import check_free, replicas_of
 from pyro_vaes.commands.stages import check_stages, fitted, report
 from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.inference.lock import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,13 +196,18 @@ def do_fit(
     folder = Path(f"runs/{pairs[0].name}" if out is None else named(out))
     if replicas == 1:
         Run.check(folder)
-        run = Run.create(folder, config) if launch(fabric) else Run(folder, config)
-        return _train([run], pairs, x, y, resume=False, fabric=fabric)
-    _free(folder)
-    runs = [
-        Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
-    ]
-    return _train(runs, pairs, x, y, resume=False)
+        first = launch(fabric)
+        with held(folder if first else None):
+            run = Run.create(folder, config) if first else Run(folder, config)
+            return _train([run], pairs, x, y, resume=False, fabric=fabric)
+    check_free(folder)
+    with held(folder):
+        # The first one last: where it is missing, the start was cut off, and nobody takes a part for the whole.
+        runs = [
+            Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}, replace=True)
+            for r in reversed(range(replicas))
+        ]
+        return _train(runs[::-1], pairs, x, y, resume=False)
 
 
 def do_resume(
@@ -220,9 +227,7 @@ def do_resume(
     """
     from pyro_vaes.inference.run import Run
 
-    found = {path.name.partition("-")[2]: path for path in Path(run).glob("replica-*")}
-    replicas = [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
-    folders = [Run.open(path) for path in replicas or [Path(run)]]
+    folders = [Run.open(path) for path in replicas_of(Path(run)) or [Path(run)]]
     first = folders[0].config
     rows = first["plan"]["batch_size"] * first["devices"] * first["num_nodes"]
     devices = first["devices"] if devices is None else devices
@@ -240,8 +245,8 @@ def do_resume(
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    launch(fabric)
-    return _train(folders, pairs, x, y, resume=True, fabric=fabric)
+    with held(run if launch(fabric) else None):
+        return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 
 def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
@@ -394,12 +399,6 @@ def binarised_augment(binarise: float | str | None, augment: str | None) -> str 
     if isinstance(kind, str) and kind != "dynamic" and augment in DYNAMIC:
         raise InputError(f"--binarise {kind} and --augment {augment}, which is dynamic: choose one binarisation")
     return "dynamic" if kind == "dynamic" else augment
-
-
-def _free(folder: Path) -> None:
-    """Refuse a folder for replicas that has anything in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already, and not empty: name a new folder for replicas")
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from pyro_vaes.data.augment import Augmentation, augmentation
 from pyro_vaes.data.rows import Rows, sampled
 from pyro_vaes.errors import InputError, flag, whole
+from pyro_vaes.inference import kept
 from pyro_vaes.inference.batches import Prefetched, Resident, batches_of, order_of
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Diverged,
     Interruption,
     as_batch,
     batch_check,
@@ -39,7 +39,7 @@ from pyro_vaes.inference.ranks import Ranks, answered
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, check_schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
-from pyro_vaes.inference.track import CHECKPOINT, Track
+from pyro_vaes.inference.track import Track
 from pyro_vaes.inference.trackers import Given, guarded
 from pyro_vaes.pair import Pair
 
@@ -116,7 +116,8 @@ def fit(
         Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
             step, and the last good checkpoint stays.
 
-    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint. A process that was killed, a full disk, a
+    damaged checkpoint: ``docs/faults.md`` says what happens, and what is done about it.
 
     Source: ours; stochastic variational inference is of Hoffman et al. (2013), its gradients of Kingma & Welling
     (2014).
@@ -182,7 +183,7 @@ def train(
     whole("checkpoint_every", checkpoint_every), whole("log_every", log_every)
     data: list[Any] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[arg-type]
     for folder in out:
-        _check_folder(folder, resume)
+        kept.check_folder(folder, resume)
     told = guarded(tracker if ranks is None or ranks.first else None, out, stacked)
     where = _device(pairs[0], data[0], ranks.device if ranks is not None and device is None else device)
     conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
@@ -207,8 +208,14 @@ def train(
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
     lost = answered(ranks)
-    with lost, _naming(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
-        before = [track.read() if resume else None for track in tracks]
+    with (
+        lost,
+        kept.owned(out, ranks),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        _given_back(targets.values()),
+    ):
+        before = kept.common(tracks) if resume else [None] * len(tracks)
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
@@ -221,8 +228,8 @@ def train(
         if progress and engine == "auto":
             tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         if ranks is not None:
-            kept = before[0][0] if before[0] else {}
-            ranks.noise(tracks[0].history.step, plans[0].seed, kept, cast("Engine", runner))
+            tensors = before[0][0] if before[0] else {}
+            ranks.noise(tracks[0].history.step, plans[0].seed, tensors, cast("Engine", runner))
         for track in tracks:
             track.history.engine, track.history.pair = runner, track.pair
         orders = [
@@ -258,17 +265,20 @@ def _run(
 
     try:
         with bar, Interruption(loop.ranks) as wish:
+            saved = began
             while loop.taken < steps and wish.signal is None and not loop.stopped:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
                 next_look = (loop.taken // BLOCK + 1) * BLOCK
                 loop.block(min(steps, next_save, next_look), wish, log_every, after)
                 if loop.taken == next_save:
                     loop.save()
+                    saved = loop.taken
+            if loop.taken > saved:
+                loop.save()
+            if loop.taken == steps and wish.signal is None and loop.finish(last, wish):
+                loop.save()
             for track in loop.tracks:
                 track.history.interrupted = wish.signal
-            finished = loop.taken == steps and wish.signal is None and last()
-            if loop.taken > began or finished:
-                loop.save()
     finally:
         batches.close()
         for track in loop.tracks:
@@ -331,18 +341,6 @@ def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) ->
     return prepare
 
 
-def _check_folder(out: str | Path | None, resume: bool) -> None:
-    if resume and out is None:
-        raise InputError("resume needs the run folder: give out")
-    if out is not None and not str(out):
-        raise InputError("out has no name")
-    for folder in [Path(out), *Path(out).parents] if out is not None else []:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{out} cannot be a folder: {folder} is a file")
-    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
-        raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
-
-
 def _device(pair: Pair, x: Tensor | Rows, device: str | torch.device | None) -> torch.device:
     if not isinstance(x, Tensor | Rows):
         check_data(pair, x)
@@ -367,16 +365,14 @@ def _restore(
 ) -> None:
     """Put every run back to its checkpoint, or begin."""
     steps = {values["step"] for values in (found[1] for found in before if found is not None)}
-    if len(steps) > 1 or (steps and None in before):
-        raise InputError("the replicas' checkpoints are of different steps: resume each as a run of its own")
     states = []
     for run, (track, found) in enumerate(zip(tracks, before, strict=True)):
         if found is not None and track.out is not None:
-            states.append(read_engine(found[0], engine.saved(run), track.out / CHECKPOINT))
+            states.append(read_engine(found[0], engine.saved(run), track.out / str(track.source)))
     # Nothing has changed up to here, so that a bad checkpoint leaves everything as it was.
     for track, found in zip(tracks, before, strict=True):
         if found is not None and track.out is not None:
-            load_state(track.pair, found[0], track.out / CHECKPOINT)
+            load_state(track.pair, found[0], track.out / str(track.source))
     if states:
         engine.load(states)
     for track in tracks:
@@ -392,14 +388,3 @@ def _given_back(targets) -> Iterator[None]:
     finally:
         for tensor, value in before:
             tensor.copy_(value)
-
-
-@contextmanager
-def _naming(out: Sequence[str | Path | None]) -> Iterator[None]:
-    """Say with a divergence which good checkpoint is left."""
-    try:
-        yield
-    except Diverged as error:
-        there = out[0] is not None and (Path(out[0]) / CHECKPOINT).exists()
-        kept = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
-        raise Diverged(f"{error}; {kept}") from None

@@ -4,7 +4,8 @@ import copy
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -419,6 +420,7 @@ class Interruption:
 
     signal: int | None = None
     heard: int | None = None
+    _now = False
 
     def __init__(self, ranks: Ranks | None = None):
         self.ranks = ranks
@@ -441,9 +443,21 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this the first signal stops what is going on, as otherwise the second does.
+
+        Not where there are other ranks, to whom it may not have come.
+        """
+        self._now = self.ranks is None
+        try:
+            yield
+        finally:
+            self._now = False
+
     def _wish(self, number: int, frame: FrameType | None) -> None:
-        if self.heard is not None:
-            raise KeyboardInterrupt
-        self.heard = number
+        first, self.heard = self.heard is None, number
         if self.ranks is None:
             self.signal = number
+        if self._now or not first:
+            raise KeyboardInterrupt(number)

@@ -97,6 +97,21 @@ class Loop:
         for run, track in enumerate(self.tracks):
             track.save(self.engine.saved(run), self.engine.kind)
 
+    def finish(self, last: Callable[[], bool], wish: Interruption) -> bool:
+        """Do what comes once after the last step, and say whether there was anything; a wish to stop takes it back.
+
+        It may take long, and was saved before: a scheduler that will soon kill must not wait for it.
+        """
+        begin = self._snapshot()
+        try:
+            with wish.at_once():
+                return last()
+        except KeyboardInterrupt:
+            if wish.signal is None:
+                raise
+            self._restore(begin)
+            return False
+
     def _step(self, step: int) -> Tensor:
         self.engine.rates([track.plan.rate(step) for track in self.tracks])
         self._set(step)

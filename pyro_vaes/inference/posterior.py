@@ -15,6 +15,7 @@ from torch.distributions import OneHotCategorical, TransformedDistribution
 from pyro_vaes.errors import InputError, flag, number, whole
 from pyro_vaes.inference.densities import exact_sites
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data, check_pair
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.pair import Pair
 
 
@@ -190,11 +191,9 @@ def active_units_by_site(
         raise InputError("x holds one datum: what moves with the data needs two")
     y = check_condition(pair, x, y)
     pair.eval()
-    parts = []
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for start in range(0, len(x), 512):
-            parts.append(_code_means(pair, as_batch(x[start : start + 512]), _rows(y, start, 512), draws))
+        parts = Chunk("rows", 512).over(len(x), lambda i, n: _code_means(pair, *_part(x, y, i, n), draws))
     found = {}
     for site in parts[0]:
         mean, noise = (torch.cat([part[site][i] for part in parts]) for i in (0, 1))
@@ -242,9 +241,10 @@ def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     0.2
     """
     check_data(pair, x, support=False)
-    y, starts = check_condition(pair, x, y), range(0, len(x), 512)
+    y = check_condition(pair, x, y)
     pair.eval()
-    return torch.cat([reconstructed(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
+    parts = Chunk("rows", 512).over(len(x), lambda i, n: reconstructed(pair, *_part(x, y, i, n))[1])
+    return torch.cat(parts).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:
@@ -254,7 +254,7 @@ def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 5
 
     Args:
         x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
-        batch_size: rows at a time. seed: of the draws.
+        batch_size: rows at a time, halved where memory runs out, with other draws then. seed: of the draws.
 
     Raises:
         InputError: for bad data.
@@ -269,12 +269,10 @@ def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 5
     y = check_condition(pair, x, y)
     whole("batch_size", batch_size), whole("seed", seed, low=0)
     pair.eval()
-    total = 0.0
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for start in range(0, len(x), batch_size):
-            batch = as_batch(x[start : start + batch_size])
-            total += pair(batch, _rows(y, start, batch_size)).bound.item() * len(batch)
+        rows = Chunk("batch_size", batch_size)
+        total = sum(rows.over(len(x), lambda i, n: pair(*_part(x, y, i, n)).bound.item() * n))
     return total / len(x)
 
 
@@ -297,10 +295,12 @@ def clean(
         passes: M, how often the answer goes in again; the pair's own by default.
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
-        batch_size: rows at a time. seed: of the draws.
+        batch_size: rows at a time, halved where memory runs out; then the draws of ``sd`` and ``probability`` are other
+            draws of the same posterior. seed: of the draws.
 
     Raises:
         InputError: for bad data, or arguments out of range.
+        MemoryError: if there is not enough for one row.
 
     Source: Wang et al. (2018), V for the mean; sd, score, probability and mask are ours.
 
@@ -317,17 +317,17 @@ def clean(
     threshold = number("threshold", threshold, open_low=True)
     whole("passes", pair.passes if passes is None else passes)
     pair.eval()
-    parts = []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(x), batch_size):
-            batch, condition = as_batch(x[start : start + batch_size]), _rows(y, start, batch_size)
-            parts.append(_clean_batch(pair, batch, condition, passes, draws, threshold))
+        parts = Chunk("batch_size", batch_size).over(
+            len(x), lambda i, n: _clean_batch(pair, *_part(x, y, i, n), passes, draws, threshold)
+        )
     return Cleaned(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _rows(y: Tensor | None, start: int, rows: int) -> Tensor | None:
-    return None if y is None else y[start : start + rows]
+def _part(x: Tensor, y: Tensor | None, start: int, count: int) -> tuple[Tensor, Tensor | None]:
+    rows = slice(start, start + count)
+    return as_batch(x[rows]), None if y is None else y[rows]
 
 
 def _clean_batch(

@@ -16,11 +16,12 @@ import torch
 
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line, read_small, said
-from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference import checkpoint, kept
+from pyro_vaes.inference.lock import held, transient
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
-from pyro_vaes.inference.track import CHECKPOINT, METRICS, read_rows
+from pyro_vaes.inference.track import METRICS, read_rows
 from pyro_vaes.inference.trust import check_code, code_of, remember
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
@@ -54,13 +55,16 @@ class Run:
     def create(cls, path: str | Path, config: dict[str, Any], replace: bool = False) -> "Run":
         """Make the folder and write its config; the folder must not hold another run, unless that may be replaced.
 
+        Whoever goes on to train in it holds it with :func:`~pyro_vaes.inference.lock.held`, from before this call.
+
         Raises:
             InputError: if the path is a file, holds a run already, or other files.
         """
-        path = cls.check(path, replace)
-        path.mkdir(parents=True, exist_ok=True)
-        config = {**config, "code": code_of(config["target"]), "versions": versions()}
-        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        cls.check(path, replace)
+        with held(path):
+            path = cls.check(path, replace)  # again: another process may have been faster
+            config = {**config, "code": code_of(config["target"]), "versions": versions()}
+            checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         remember(config)
         return cls(path, config)
 
@@ -70,11 +74,11 @@ class Run:
         if not str(path):
             raise InputError("the run folder has no name")
         path = Path(path)
-        if (path / CONFIG).exists() and not replace:
-            raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
-        if path.exists() and any(path.iterdir()) and not replace:
+        if (path / CONFIG).exists() and not replace:
+            raise InputError(f"{path} already holds a run: resume it, or name another folder")
+        if path.exists() and any(not transient(file.name) for file in path.iterdir()) and not replace:
             raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
         return path
 
@@ -127,18 +131,20 @@ class Run:
     def pair(self, function: Callable[..., Pair] | None = None) -> Pair:
         """Build the run's pair and load its trained parameters.
 
+        If the checkpoint is damaged, the one before it is taken, and a :class:`~pyro_vaes.errors.FaultWarning` says so.
+
         Args:
             function: what to build it with, ``my_pair`` itself, so that no file needs to be trusted.
 
         Raises:
-            InputError: if the target cannot be found or is not to be trusted, or the checkpoint is missing, damaged or
-                of another pair.
+            InputError: if the target cannot be found or is not to be trusted, or the checkpoint is missing, damaged
+                (and so is the one before it) or of another pair.
         """
-        if not (self.path / CHECKPOINT).exists() and (self.path / "stage-1").is_dir():
+        if not kept.exists(self.path) and (self.path / "stage-1").is_dir():
             raise InputError(f"{self.path} is not trained to its last stage: pyro-vaes fit --resume {self.path}")
         pair = self.untrained(function=function)
-        tensors, _ = checkpoint.load(self.path / CHECKPOINT)
-        load_state(pair, tensors, self.path / CHECKPOINT)
+        (tensors, _), name = kept.load(self.path)
+        load_state(pair, tensors, self.path / name)
         return pair.eval()
 
     def rows(self) -> list[dict[str, Any]]:
