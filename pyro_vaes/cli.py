@@ -15,13 +15,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, sweep, training, using
+from pyro_vaes.commands import reproducing as protocols
 from pyro_vaes.commands.glossary import explain
 from pyro_vaes.commands.ranks import a_later_rank, hush
 from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
-    for module in (training, using, latent, completion, blocks, posterior, checking, imputation, sweep)
+    for module in (training, protocols, using, latent, completion, blocks, posterior, checking, imputation, sweep)
     for name, function in vars(module).items()
     if name.startswith("do_")
 }

@@ -20,22 +20,21 @@ from pyro_vaes.inference.batches import Prefetched, Resident, batches_of, order_
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Interruption,
     as_batch,
     batch_check,
     check_condition,
     check_data,
     check_rows,
     packed,
-    rehearse,
-    rehearse_last,
     takes_holes,
 )
+from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.joining import joined
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.ranks import Ranks, answered
+from pyro_vaes.inference.rehearsal import rehearse, rehearse_last
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, check_schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine

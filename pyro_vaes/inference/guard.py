@@ -2,23 +2,16 @@
 
 import copy
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vaes.data.rows import Beside, Rows, chunks, sampled, size
-from pyro_vaes.errors import InputError, first_line, said, short
+from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference.objective import Loss
-from pyro_vaes.inference.ranks import ASK, Ranks
-from pyro_vaes.inference.tracing import prepared
-from pyro_vaes.pair import Pair, aside
+from pyro_vaes.pair import Pair
 from pyro_vaes.tensors import NARROW, plain
 
 #: Bytes. Conditions are put beside data of more than this only when a batch is read.
@@ -300,70 +293,6 @@ def _refuse(bad: Tensor, chunk: Tensor, place: Callable[[int], str], allowed: st
         raise InputError(f"x is {chunk[row, column].item():g} at {place(row)}, column {column}: {allowed}")
 
 
-def rehearse(pair: Pair, x: Tensor | Rows, prepare: Callable[[Tensor], Any] = as_batch) -> None:
-    """Compute one loss and its gradient on two rows, so that what cannot run is refused before anything is written.
-
-    Raises:
-        InputError: with the first line of what went wrong.
-    """
-    # With gradients: some of Pyro's estimators refuse to work without.
-    with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
-        try:
-            # A copy: a program may change its batch.
-            loss = pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
-            _check_parts(pair, loss)
-            learned = [p for p in pair.parameters() if p.requires_grad]
-            torch.autograd.grad(loss.total, learned, allow_unused=True)
-        except InputError as error:
-            raise InputError(short(error)) from None
-        except Exception as error:
-            raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
-
-
-def _check_parts(pair: Pair, loss: Any) -> None:
-    """Refuse a loss that is none, or that holds something else than numbers that a gradient flows to."""
-    who = f"the objective of {pair.name} gives"
-    if not isinstance(loss, Loss):
-        raise InputError(f"{who} {said(loss)}: it must give a Loss")
-    if not isinstance(loss.terms, Mapping):
-        raise InputError(f"{who} terms that are {said(loss.terms)}: they must be a dict, site -> number")
-    for name, value in {
-        "a total": loss.total,
-        "a bound": loss.bound,
-        **{f"a term {n!r}": t for n, t in loss.terms.items()},
-    }.items():
-        if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() or not value.is_floating_point():
-            what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else said(value)
-            raise InputError(f"{who} {name} that is {what}: it must be a tensor that holds one real number")
-    if not loss.total.requires_grad:
-        raise InputError(f"{who} a total without a gradient: no parameter could learn from it")
-
-
-def rehearse_last(pair: Pair, x: Tensor, batch_size: int, prepare: Callable[[Tensor], Any]) -> None:
-    """Refuse a last batch of one row where a batch normalisation has no spread to divide by.
-
-    Args:
-        x: data with their conditions, of which the first row is tried.
-
-    Raises:
-        InputError: naming the batch.
-    """
-    if (len(x) % batch_size or min(len(x), batch_size)) > 1 or not any(
-        isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in pair.modules()
-    ):
-        return
-    # A copy, in the mode that a step runs it in: running averages move there.
-    own = copy.deepcopy(pair).train()
-    with torch.random.fork_rng(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        try:
-            own(*prepared(prepare, x[:1].to(_first(pair).device)), size=len(x))
-        except ValueError as error:
-            raise InputError(
-                f"a last batch of 1 of {len(x)} data: {pair.name} normalises over a batch and needs at least 2 rows in "
-                f"each ({short(error)})"
-            ) from error
-
-
 def check_rows(pair: Pair, rows: int, batch_size: int) -> None:
     """Refuse batches that are too small for the pair's objective: one that compares the rows of a batch takes two.
 
@@ -406,58 +335,3 @@ def check_gradients(gradients: Mapping[str, Tensor | None], step: int) -> None:
     bad = [name for name, g in gradients.items() if g is not None and not torch.isfinite(g).all()]
     if bad:
         raise Diverged(f"step {step}: the loss is finite but its gradient is not, at {', '.join(map(repr, bad))}")
-
-
-class Interruption:
-    """Turn Ctrl-C and SIGTERM into a wish that the loop grants between two steps; a second one stops at once.
-
-    Args:
-        ranks: who has to hear of it before it is granted, so that all stop after the same step.
-
-    >>> with Interruption() as wish:
-    ...     wish.signal
-    """
-
-    signal: int | None = None
-    heard: int | None = None
-    _now = False
-
-    def __init__(self, ranks: Ranks | None = None):
-        self.ranks = ranks
-
-    def granted(self, step: int) -> bool:
-        """Whether to stop before a step; on several ranks they ask each other now and then."""
-        if self.ranks is not None and step % ASK == 0 and self.signal is None:
-            self.signal = self.ranks.largest(self.heard or 0) or None
-        return self.signal is not None
-
-    def __enter__(self) -> "Interruption":
-        self._before: dict[int, object] = {}
-        # Python lets only the main thread handle signals; elsewhere the run is not interruptible.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._wish)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within this the first signal stops what is going on, as otherwise the second does.
-
-        Not where there are other ranks, to whom it may not have come.
-        """
-        self._now = self.ranks is None
-        try:
-            yield
-        finally:
-            self._now = False
-
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        first, self.heard = self.heard is None, number
-        if self.ranks is None:
-            self.signal = number
-        if self._now or not first:
-            raise KeyboardInterrupt(number)

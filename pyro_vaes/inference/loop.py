@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import number
-from pyro_vaes.inference.guard import Diverged, Interruption
+from pyro_vaes.inference.guard import Diverged
+from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.schedules import Schedule, lowest
 from pyro_vaes.inference.track import Track
