@@ -30,12 +30,12 @@ from .room import ROOMS, ROOT, room_of
 KEPT = ROOT / "build" / "mutants" / "results.jsonl"
 # Where programs and objectives are tested. The command line, experiments and pages are about other things.
 ASKED = (
-    "objectives", "contract", "arguments", "closed_forms", "gradients", "importance", "exact_sites", "recycling", "wae", "mmd",
-    "adversarial", "vae_gan", "classifier_gan", "two_stage", "semi_supervised", "annealed", "denoised", "masked",
-    "empirical", "proposition1", "ambiguities", "jeffreys", "priors", "flows", "deep", "channel", "conditional",
-    "linear", "identifiability", "discriminator", "pair", "condition", "hostile_programs", "hostile_variants",
-    "hostile_channel", "hostile_generation", "outliers", "tabular", "impute", "likelihood", "target",
-    "training_options", "posterior", "gaps", "fit", "compile",
+    "objectives", "contract", "arguments", "closed_forms", "gradients", "importance", "exact_sites", "recycling",
+    "wae", "mmd", "adversarial", "vae_gan", "classifier_gan", "two_stage", "semi_supervised", "annealed", "denoised",
+    "masked", "empirical", "proposition1", "ambiguities", "jeffreys", "priors", "flows", "deep", "channel",
+    "conditional", "linear", "identifiability", "discriminator", "pair", "condition", "hostile_programs",
+    "hostile_variants", "hostile_channel", "hostile_generation", "outliers", "tabular", "impute", "likelihood",
+    "target", "training_options", "posterior", "gaps", "fit", "compile",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ class Run:
     def __init__(self, plan: Plan, out: Path = KEPT):
         self.plan, self.out, self.found = plan, out, results(out)
         self.kills: Counter[tuple[str, str]] = Counter()
+        for row in self.found.values():
+            self._credit(row)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -129,8 +131,8 @@ class Run:
     def order(self, mutant: Mutant) -> tuple[list[str], int]:
         """Which tests are asked, in which order, and how many there are: those that run the line, quick ones first.
 
-        The cheapest of every test function comes before the second cheapest of any, and what has caught mutants of
-        this file before comes first of all.
+        The cheapest of every test function comes before the second cheapest of any, and what has caught mutants before,
+        most of all those of this file, comes first.
         """
         lines = self.runners[mutant.file]
         covering = set().union(*(lines[n] for n in range(mutant.lines[0], mutant.lines[1] + 1) if n in lines))
@@ -140,7 +142,8 @@ class Run:
         ranked = []
         for test in sorted(covering, key=lambda t: self.cpu[t]):
             name = test.split("[")[0]
-            ranked.append((-self.kills[mutant.file, name] if turns[name] < 3 else 0, turns[name], self.cpu[test], test))
+            good = 10 * self.kills[mutant.file, name] + self.kills["", name]
+            ranked.append((-good if turns[name] < 3 else 0, turns[name], self.cpu[test], test))
             turns[name] += 1
         chosen, spent = [], 0.0
         for *_, cost, test in sorted(ranked):
@@ -191,14 +194,18 @@ class Run:
         cpu = round(time.process_time() - start, 2)
         return {"outcome": "survived" if tests else "unseen", "asked": len(tests), "cpu": cpu}
 
+    def _credit(self, row: dict[str, Any]) -> None:
+        if row["outcome"] == "caught":
+            name = row["test"].split("[")[0]
+            self.kills.update([(row["file"], name), ("", name)])
+
     def _keep(self, mutant: Mutant, found: dict[str, Any]) -> None:
         if found["outcome"] == "caught" and mutant.operator == "forget" and "required positional" in found["said"]:
             found["outcome"] = "unfit"  # an argument that has no default cannot be forgotten
-        if found["outcome"] == "caught":
-            self.kills[mutant.file, found["test"].split("[")[0]] += 1
         row = {"key": mutant.key, "room": room_of(mutant.path), "file": mutant.file, "line": mutant.line}
         row |= {"operator": mutant.operator, "before": mutant.before, "after": mutant.after, **found}
         self.found[mutant.key] = row
+        self._credit(row)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         with self.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
