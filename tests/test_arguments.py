@@ -30,8 +30,8 @@ OTHER = {
     "floor": 0.25, "broad": 4.0, "passes": 3, "test_passes": 4, "recycle_grad": True, "l1": 0.5, "affine": True,
     "weight": 0.75, "kernel": "rbf", "discriminator_hidden": 7, "rate": 0.25, "second_hidden": (7,),
     "scale": "diagonal", "classifier": "cnn", "filters": (5,), "distort": 0.5, "classifier_weight": 0.5, "sd": 0.25,
-    "blocks": 4, "mean": "dense", "recurrence": "inference", "units": 7, "preset": "repo", "fakes": "prior", "threshold": 0.6,
-    "discriminator_filters": (5,), "draws": 3, "layers": 2,
+    "blocks": 4, "mean": "dense", "recurrence": "inference", "units": 7, "preset": "repo", "fakes": "prior",
+    "threshold": 0.6, "discriminator_filters": (5,), "draws": 3, "layers": 2,
 }  # fmt: skip
 OF_ONE = {("wae_gan", "discriminator_hidden"): (7,)}
 # What an argument goes with, where no small pair takes it as it is.
