@@ -1,11 +1,20 @@
-"""Models by themselves: every network of every model is moved by the density, at draws that no guide has made."""
+"""Programs and objectives by themselves: what moves, where scales begin, what is shown."""
 
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import RenyiELBO, Trace_ELBO
 from small import BINARY, sizes
 
 import pyro_vaes as pv
+from pyro_vaes.guides.outlier import OutlierDelta
 from pyro_vaes.inference.objective import sampled_sites, trace_of
+from pyro_vaes.models.prior import StandardPrior
+from pyro_vaes.models.sparse_outlier import SparseOutlier
+from pyro_vaes.nn.mlp import GaussianEncoder
+from pyro_vaes.nn.scales import FixedScale
 
 
 @pytest.mark.parametrize("name", pv.VARIANTS)
@@ -39,3 +48,74 @@ def test_a_sampler_sees_the_whole_density(name):
     with torch.no_grad():
         found = (density(1e-6) - density(-1e-6)) / 2e-6
     torch.testing.assert_close(slope, found, rtol=1e-4, atol=1e-4)
+
+
+OBJECTIVES = {
+    "elbo": lambda: pv.ELBO(),
+    "iwae": lambda: pv.ImportanceWeighted(3),
+    "stl": lambda: pv.ImportanceWeighted(3, estimator="stl"),
+    "dreg": lambda: pv.ImportanceWeighted(3, estimator="dreg"),
+    "stock": lambda: pv.Stock(Trace_ELBO()),
+    "renyi": lambda: pv.Stock(RenyiELBO(num_particles=2)),
+    "recycled": lambda: pv.Recycled(pv.ELBO(), 2, mean=True),
+    "wae": lambda: pv.WAE(),
+    "empirical": lambda: pv.EmpiricalPrior(),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_shown_has_no_history(name):
+    """A bound that is kept over a whole run must not keep every step's graph; nor may the terms of weights."""
+    pair = pv.l2_vae(8, 3, (6,))
+    pair.objective = OBJECTIVES[name]()
+    loss = pair(torch.rand(6, 8))
+    assert loss.total.requires_grad and not loss.bound.requires_grad
+    if isinstance(pair.objective, pv.ImportanceWeighted):
+        assert not any(term.requires_grad for term in loss.terms.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "scale", "start"),
+    [
+        ("gamma_vae", {}, "model.scale", 0.3),  # about that of uniform pixels, sqrt(1 / 12)
+        ("two_stage_vae", {}, "model.scale", 0.3),
+        ("two_stage_vae", {}, "model.second_scale", 1.0),  # of codes, which are to be N(0, I)
+        ("t_vae", {}, "model.scale", 0.1),
+        ("t_vae", {"minimum": 0.25}, "model.scale", 0.5),  # twice what it may not fall below
+        ("t_vae", {}, "model.dof", 1.0),
+        ("datum_t_vae", {}, "model.scale", 0.1),
+        ("datum_t_vae", {}, "model.dof", 1.0),
+        ("rvae", {}, "model.scale", 1.0),  # standardised data
+        ("affine_vae", {}, "model.scale", 0.3),
+        ("affine_vae", {"minimum": 0.25}, "model.scale", 0.5),
+        ("ica_vae", {}, "model.scale", 0.3),
+        ("memoriser", {}, "model.scale", 0.3),
+        ("memoriser", {"points": torch.rand(5, 8)}, "guide.spread", 0.05),  # a quarter of a fifth
+    ],
+)
+def test_where_a_learned_scale_begins_and_what_it_stays_above(name, given, scale, start):
+    module = pv.variant(name)(**sizes(name, 8, 3, (6, 5)) | given).get_submodule(scale)
+    torch.testing.assert_close(module(), torch.full_like(module(), start))
+    with torch.no_grad():
+        module.log_excess.fill_(-50.0)
+    least = {"guide.spread": 0.005, "model.dof": 0.01}.get(scale, {"rvae": 0.22, "ica_vae": 0.01}.get(name, 0.001))
+    torch.testing.assert_close(module(), torch.full_like(module(), given.get("minimum", least)))
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.5])
+def test_the_noise_that_makes_an_outlier_a_density_cancels(noise):
+    """Wang et al. (2018), Eq. 17: with q(s) at x - mu, q(s) and p(x | z, s) are the same number, whatever it is."""
+    decoder = torch.nn.Linear(3, 8)
+    model = SparseOutlier(StandardPrior(3), decoder, FixedScale(0.1), noise=noise)
+    pair = pv.Pair(model, OutlierDelta(GaussianEncoder(8, [5], 3), decoder, noise=noise))
+    q, p = pair.traces(torch.rand(6, 8))
+    given, peak = p.nodes["x"]["fn"].log_prob(p.nodes["x"]["value"]), q.nodes["s"]["fn"].log_prob(q.nodes["s"]["value"])
+    torch.testing.assert_close(given, peak)
+    torch.testing.assert_close(peak, torch.full((6,), -8 * math.log(noise * math.sqrt(2 * math.pi))))
+
+
+def test_the_prior_is_of_the_family_and_the_scale_that_it_is_told():
+    value = torch.tensor([[0.5, -2.0]])
+    found = StandardPrior(2, dist.Laplace, 0.25)().log_prob(value)
+    torch.testing.assert_close(found, (-value.abs() / 0.25 - math.log(0.5)).sum(-1))
+    torch.testing.assert_close(StandardPrior(2)().log_prob(value), -value.square().sum(-1) / 2 - math.log(2 * math.pi))

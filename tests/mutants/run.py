@@ -30,10 +30,10 @@ from .room import ROOMS, ROOT, room_of
 KEPT = ROOT / "build" / "mutants" / "results.jsonl"
 # Where programs and objectives are tested. The command line, experiments and pages are about other things.
 ASKED = (
-    "objectives", "contract", "arguments", "programs", "closed_forms", "gradients", "importance", "exact_sites", "recycling",
-    "wae", "mmd", "adversarial", "vae_gan", "classifier_gan", "two_stage", "semi_supervised", "annealed", "denoised",
-    "masked", "empirical", "proposition1", "ambiguities", "jeffreys", "priors", "flows", "deep", "channel",
-    "conditional", "linear", "identifiability", "discriminator", "pair", "condition", "hostile_programs",
+    "objectives", "contract", "arguments", "programs", "closed_forms", "gradients", "importance", "exact_sites",
+    "recycling", "wae", "mmd", "adversarial", "vae_gan", "classifier_gan", "two_stage", "semi_supervised", "annealed",
+    "denoised", "masked", "empirical", "proposition1", "ambiguities", "jeffreys", "priors", "flows", "deep",
+    "channel", "conditional", "linear", "identifiability", "discriminator", "pair", "condition", "hostile_programs",
     "hostile_variants", "hostile_channel", "hostile_generation", "outliers", "tabular", "impute", "likelihood",
     "target", "training_options", "posterior", "gaps", "fit", "compile",
 )  # fmt: skip
