@@ -25,8 +25,9 @@ D = 16
 OTHER = {
     "latent_dim": 6, "hidden": (7, 3), "activation": "relu", "beta": 0.25, "corruption": "salt_and_pepper:0.5",
     "particles": 3, "alpha": 0.5, "estimator": "stl", "middle": 5, "middle_hidden": (6,), "latent_dims": (5, 2),
-    "shape": (2, 8), "flows": 1, "width": 8, "bins": 4, "components": 4, "grey": 0.25, "classes": 7, "condition_dim": 7,
-    "minimum": 0.05, "head": "course_report", "real": True, "points": torch.linspace(0, 1, 3 * D).reshape(3, D),
+    "shape": (2, 8), "flows": 1, "width": 8, "bins": 4, "components": 4, "grey": 0.25, "classes": 12,
+    "condition_dim": 12, "minimum": 0.05, "head": "course_report", "real": True,
+    "points": torch.linspace(0, 1, 3 * D).reshape(3, D),
     "floor": 0.25, "broad": 4.0, "passes": 3, "test_passes": 4, "recycle_grad": True, "l1": 0.5, "affine": True,
     "weight": 0.75, "kernel": "rbf", "discriminator_hidden": 7, "rate": 0.25, "second_hidden": (7,),
     "scale": "diagonal", "classifier": "cnn", "filters": (5,), "distort": 0.5, "classifier_weight": 0.5, "sd": 0.25,

@@ -15,6 +15,7 @@ from pyro_vaes.models.prior import StandardPrior
 from pyro_vaes.models.sparse_outlier import SparseOutlier
 from pyro_vaes.nn.mlp import GaussianEncoder
 from pyro_vaes.nn.scales import FixedScale
+from pyro_vaes.variants.staged import first_stage
 
 
 @pytest.mark.parametrize("name", pv.VARIANTS)
@@ -57,7 +58,8 @@ OBJECTIVES = {
     "dreg": lambda: pv.ImportanceWeighted(3, estimator="dreg"),
     "stock": lambda: pv.Stock(Trace_ELBO()),
     "renyi": lambda: pv.Stock(RenyiELBO(num_particles=2)),
-    "recycled": lambda: pv.Recycled(pv.ELBO(), 2, mean=True),
+    "recycled": lambda: pv.Recycled(pv.ELBO(), 2),
+    "recycled means": lambda: pv.Recycled(pv.ELBO(), 2, mean=True),
     "wae": lambda: pv.WAE(),
     "empirical": lambda: pv.EmpiricalPrior(),
 }
@@ -119,3 +121,60 @@ def test_the_prior_is_of_the_family_and_the_scale_that_it_is_told():
     found = StandardPrior(2, dist.Laplace, 0.25)().log_prob(value)
     torch.testing.assert_close(found, (-value.abs() / 0.25 - math.log(0.5)).sum(-1))
     torch.testing.assert_close(StandardPrior(2)().log_prob(value), -value.square().sum(-1) / 2 - math.log(2 * math.pi))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda inner: pv.Denoised(inner, "impulse:0.5"),
+        lambda inner: pv.Masked(inner, 0.5),
+        lambda inner: pv.Recycled(inner, 1),
+        lambda inner: pv.ClassifierGAN(inner, pv.TwoHeads((1, 2, 4), filters=(4,), classes=10)),
+    ],
+    ids=["Denoised", "Masked", "Recycled", "ClassifierGAN"],
+)
+def test_what_wraps_an_objective_hands_the_size_and_the_condition_on(wrap):
+    seen = []
+
+    def inner(model, guide, x, y=None, *, size=None):
+        q = trace_of(guide, x, y, size, 1)
+        p = trace_of(model, x, y, size, 1, at=q)
+        seen.append(([s["scale"] for t in (q, p) for _, s in sampled_sites(t)], y, size))
+        return pv.ELBO()(model, guide, x, y, size=size)
+
+    pair, y = pv.cvae(8, latent_dim=3, hidden=(6,)), torch.eye(10)[:6]
+    wrap(inner)(pair.model, pair.guide, torch.rand(6, 8).round(), y, size=30)
+    assert seen[0][0] == [5.0, 5.0, 5.0] and seen[0][1] is y and seen[0][2] == 30
+
+
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES if n != "recycled means"])  # which are not 0 or 1
+def test_an_objective_hands_the_condition_on_to_both_programs(name):
+    """With another condition, and the same noise, the loss is another one."""
+    pair, x = pv.cvae(8, classes=3, latent_dim=3, hidden=(6,)), torch.rand(6, 8).round()
+    pair.objective = OBJECTIVES[name]()
+    losses = []
+    for row in range(2):
+        torch.manual_seed(2)
+        losses.append(pair(x, torch.eye(3)[row].expand(6, 3)))
+    assert losses[0].total != losses[1].total
+    gradients = torch.autograd.grad(losses[0].total, list(pair.parameters()))
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("given", [{"beta": {"x": 2.0}}, {"exact": ["x"]}])
+def test_a_site_of_the_model_alone_is_not_weighed(given):
+    pair = pv.l2_vae(8, 3, (6,))
+    with pytest.raises(pv.InputError, match="names the site 'x', which the guide does not sample"):
+        pv.ELBO(**given)(pair.model, pair.guide, torch.rand(6, 8))
+
+
+def test_a_first_stage_is_for_the_data_of_its_pair():
+    for real in (False, True):
+        pair = pv.two_stage_vae(8, 3, (6,), second_hidden=(5,), real=real)
+        assert first_stage(pair).range == pair.range
+
+
+@pytest.mark.parametrize("grey", [0.05, 0.75])
+def test_pseudo_inputs_begin_near_the_grey_that_was_asked_for(grey):
+    inputs = pv.vamp_vae(8, 3, (6,), components=200, grey=grey).model.prior.raw.sigmoid()
+    assert abs(inputs.median() - grey) < 0.02

@@ -18,7 +18,20 @@ OPPOSITES = {
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
 
 
-CHECKS = ("number", "whole", "max", "min", "range", "tuple", "unknown", "InputError", "full", "zip", "isinstance")
+CHECKS = (
+    "number",
+    "whole",
+    "max",
+    "min",
+    "range",
+    "tuple",
+    "unknown",
+    "InputError",
+    "full",
+    "zip",
+    "isinstance",
+    "getattr",
+)
 
 
 def expression(text: str) -> ast.expr:

@@ -146,8 +146,9 @@ class Run:
         ranked = []
         for test in sorted(covering, key=lambda t: self.cpu[t]):
             name = test.split("[")[0]
-            good = 10 * self.kills[mutant.file, name] + self.kills["", name] + 50 * any(f in name for f in FIRST)
-            ranked.append((-good if turns[name] < 3 else 0, turns[name], self.cpu[test], test))
+            first = any(f in name for f in FIRST)
+            good = 10 * self.kills[mutant.file, name] + self.kills["", name] + 50 * first
+            ranked.append((-good if turns[name] < (8 if first else 3) else 0, turns[name], self.cpu[test], test))
             turns[name] += 1
         chosen, spent = [], 0.0
         for *_, cost, test in sorted(ranked):
