@@ -6,7 +6,9 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
+import tempfile
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -247,9 +249,14 @@ def heard(pid: int, read: int, seconds: float) -> dict[str, Any] | None:
 def asked(plan: Plan, files: list[str] | None = None, out: Path = KEPT) -> Run:
     """Collect the tests once, and run the plan."""
     run = Run(plan, out)
-    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--doctest-modules"]
+    # Of its own: pytest clears the folders of its older runs, and a test that finds none would seem to catch a mutant.
+    base = Path(tempfile.mkdtemp(prefix="mutants-"))
+    arguments = ["-q", f"--basetemp={base}", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--doctest-modules"]
     arguments += ["-o", "tmp_path_retention_policy=none"]
-    code = pytest.main([*arguments, *(files or asked_files())], plugins=[run])
+    try:
+        code = pytest.main([*arguments, *(files or asked_files())], plugins=[run])
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
     if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {code!r}")
     return run
