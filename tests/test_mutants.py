@@ -79,10 +79,11 @@ def test_the_counts_in_the_guide_are_those_of_the_results():
     for counts in (result["total"], *result["rooms"].values(), *result["operators"].values()):
         assert counts["made"] == sum(counts[word] for word in OUTCOMES[1:])
     assert len(result["survivors"]) == result["total"]["survived"]
+    assert len(result["undecided"]) == result["total"]["undecided"]
     text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
     said = re.search(
-        r"Of ([\d,]+) mutants ([\d,]+) were caught, ([\d,]+) ran out of time, ([\d,]+) are equivalent, "
-        r"([\d,]+) survived and ([\d,]+) were not run",
+        r"Of ([\d,]+) mutants ([\d,]+) were caught, ([\d,]+) ran out of time, ([\d,]+) are equivalent, ([\d,]+) survived "
+        r"every test that runs their line, ([\d,]+) are undecided \(.*?\) and ([\d,]+) were not run",
         text,
     )
     assert said

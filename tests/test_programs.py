@@ -15,6 +15,7 @@ from pyro_vaes.models.prior import StandardPrior
 from pyro_vaes.models.sparse_outlier import SparseOutlier
 from pyro_vaes.nn.mlp import GaussianEncoder
 from pyro_vaes.nn.scales import FixedScale
+from pyro_vaes.variants.conditional import direct_output
 from pyro_vaes.variants.staged import first_stage
 
 
@@ -166,6 +167,11 @@ def test_a_site_of_the_model_alone_is_not_weighed(given):
     pair = pv.l2_vae(8, 3, (6,))
     with pytest.raises(pv.InputError, match="names the site 'x', which the guide does not sample"):
         pv.ELBO(**given)(pair.model, pair.guide, torch.rand(6, 8))
+
+
+def test_a_condition_may_have_many_entries():
+    assert direct_output(8, condition_dim=12, hidden=(3,)).condition_dim == 12
+    assert pv.cvae(8, classes=12).condition_dim == 12
 
 
 def test_a_first_stage_is_for_the_data_of_its_pair():

@@ -11,7 +11,8 @@ from .room import ROOMS, ROOT, room_of
 from .run import all_mutants, results
 
 HERE = Path(__file__).parent
-OUTCOMES = ("made", "caught", "timeout", "equivalent", "survived", "not run")
+# Undecided: no test saw it, but within the budget not all that run its line were asked.
+OUTCOMES = ("made", "caught", "timeout", "equivalent", "survived", "undecided", "not run")
 
 
 def equivalents(path: Path = HERE / "equivalent.txt") -> dict[tuple[str, str], str]:
@@ -26,31 +27,36 @@ def equivalents(path: Path = HERE / "equivalent.txt") -> dict[tuple[str, str], s
 
 def outcome(mutant: Mutant, found: dict[str, dict[str, Any]], same: dict[tuple[str, str], str]) -> str:
     """Of one mutant; a file that has changed since has not been run."""
-    said = found.get(mutant.key, {}).get("outcome", "not run")
-    if said in ("survived", "unseen") and (mutant.file, mutant.words) in same:
+    row = found.get(mutant.key, {"outcome": "not run"})
+    if row["outcome"] in ("survived", "unseen") and (mutant.file, mutant.words) in same:
         return "equivalent"
-    return {"unseen": "survived", "broken": "not run", "process": "caught"}.get(said, said)
+    if row["outcome"] == "survived" and row["asked"] < row["covering"]:
+        return "undecided"
+    return {"unseen": "survived", "broken": "not run"}.get(row["outcome"], row["outcome"])
 
 
 def counted(made: list[Mutant], found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     same = equivalents()
     rooms: dict[str, Counter[str]] = {room: Counter() for room in ROOMS}
     operators: dict[str, Counter[str]] = {}
-    survivors, total = [], Counter[str]()
+    left: dict[str, list[dict[str, Any]]] = {"survived": [], "undecided": []}
+    total: Counter[str] = Counter()
     for mutant in made:
         word = outcome(mutant, found, same)
         if word == "unfit":  # no program: what has no default cannot be left out
             continue
         for counts in (rooms[room_of(mutant.path)], operators.setdefault(mutant.operator, Counter()), total):
             counts.update(["made", word])
-        if word == "survived":
+        if word in left:
             row = found[mutant.key]
-            survivors.append({"file": mutant.file, "line": mutant.line, "mutant": mutant.words, "tests": row["asked"]})
+            tests = f"{row['asked']} of {row['covering']}"
+            left[word].append({"file": mutant.file, "line": mutant.line, "mutant": mutant.words, "tests asked": tests})
     return {
         "total": table_of(total),
         "rooms": {name: table_of(c) for name, c in rooms.items()},
         "operators": {name: table_of(c) for name, c in operators.items()},
-        "survivors": survivors,
+        "survivors": left["survived"],
+        "undecided": left["undecided"],
         "equivalent": [
             {"file": file, "mutant": words, "reason": reason} for (file, words), reason in sorted(same.items())
         ],
@@ -71,6 +77,8 @@ def write(budget: float) -> None:
     result = {"settings": {"seeds": [0], "seconds of tests per mutant": budget}, **counted(all_mutants(), results())}
     path = record(ROOT / "results", "mutants", "quick", result, {})
     print(table(result))
-    for row in result["survivors"]:
-        print(f"{row['file']}:{row['line']}: {row['mutant']} ({row['tests']} tests)")
+    for word in ("survivors", "undecided"):
+        print(f"\n{word}:")
+        for row in result[word]:
+            print(f"{row['file']}:{row['line']}: {row['mutant']} ({row['tests asked']} tests)")
     print(f"\nwrote {path.relative_to(ROOT)}")
