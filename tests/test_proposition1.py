@@ -292,3 +292,21 @@ X, W, B, LAM = case()
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_the_history_is_of_the_objective_at_the_floor_and_no_longer_than_was_asked():
+    """The last entry is sum_i h_i of the returned variances, written out with the covariance itself."""
+    x = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = solve(x, 2, floor=0.25, iterations=5, tol=0.0)
+    assert len(found.history) == 6
+    covariance = found.W @ found.W.mT + torch.diag_embed(found.lam)
+    c = x - found.b
+    square = (c[:, None] @ torch.linalg.inv(covariance) @ c[..., None])[:, 0, 0]
+    by_hand = square + torch.logdet(covariance) + 0.25**2 * (1 / found.lam).sum(1)
+    assert found.history[-1] == pytest.approx(by_hand.sum().item(), rel=1e-9)
+    assert len(solve(x, 2, floor=0.25, tol=1e3).history) == 2
+
+
+def test_what_is_solved_has_no_history_of_its_data():
+    x = torch.randn(12, 4, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    assert not any(part.requires_grad for part in solve(x, 2, iterations=2) if isinstance(part, torch.Tensor))

@@ -176,6 +176,22 @@ def test_a_threshold_of_one_never_skips_and_of_zero_always(x):
         assert all(map(torch.equal, before, split(pair)[1])) == bool(said)
 
 
+class Always(torch.nn.Module):
+    """A discriminator that knows: real images are white."""
+
+    def forward(self, images):
+        return images.mean(1) - 0.99
+
+
+def test_at_the_threshold_itself_a_step_is_not_skipped():
+    """All right is an accuracy of 1, and the threshold 1 is the one that never skips."""
+    pair = pv.variant("l2_vae")(D, 3, (6, 5))
+    for threshold, skipped in ((1.0, 0.0), (0.99, 1.0)):
+        pair.objective = pv.VAEGAN(1.0, Always(), threshold=threshold)
+        seen = pair(torch.ones(6, D)).seen
+        assert (seen["accuracy"], seen["skipped"]) == (1.0, skipped)
+
+
 def test_a_rule_that_the_loss_does_not_show_is_refused(x):
     pair = make()
     assert set(skips(pair)) == {"", "skipped"} and skips(pv.l2_vae(4)) == []
