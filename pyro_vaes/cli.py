@@ -121,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _warn(f"out of memory: {str(error) or 'take fewer data, draws or chunks at a time'}")
         return 2
     except RuntimeError as error:
+        if type(error).__name__ == "RankLost":  # known without its module, which needs torch
+            _warn(str(error))
+            return 1
         # What torch raises on a CPU is no error of its own kind.
         if "not enough memory" not in str(error) and "out of memory" not in str(error):
             raise

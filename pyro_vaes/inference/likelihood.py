@@ -1,8 +1,9 @@
 """log p(x), datum by datum, with what is known of the estimate's own error."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from pyro_vaes.inference.annealed import Annealing, annealed_weights
 from pyro_vaes.inference.densities import check_continuous, draw_and_weigh, examine, quietly, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.pareto import khat as pareto_khat
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import agree, columns
 from pyro_vaes.pair import Pair
 
 Weigh = Callable[[Tensor, "Tensor | None", int], Tensor]
@@ -70,6 +73,7 @@ def log_likelihood(
     batch_size: int = 100,
     seed: int = 0,
     progress: bool = False,
+    fabric: Any = None,
 ) -> LogLikelihood:
     r"""Estimate log p(x) of every datum by importance sampling, or by annealed importance sampling.
 
@@ -90,6 +94,8 @@ def log_likelihood(
         seed: of the draws; every batch and chunk has a stream of its own, made of the seed and of where it begins. The
             same seed, chunk and batch_size give the same numbers, others give other draws of the same estimator.
         progress: show a bar.
+        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
+            the batches, and all get the numbers that one process gives.
 
     Raises:
         InputError: for bad data or arguments, and for a pair without a density to weigh: a factor in the model, the
@@ -106,7 +112,7 @@ def log_likelihood(
     samples = check_numbers(samples, method, chunk, batch_size, seed)
     if annealing is not None and method != "ais":
         raise InputError("annealing belongs to method='ais'")
-    settings = Annealing.given(annealing)
+    settings, ranks = Annealing.given(annealing), Ranks.of(fabric)
     check_data(pair, x)
     y = check_condition(pair, x, y)
     code = examine(pair, x, y)
@@ -120,12 +126,13 @@ def log_likelihood(
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
             return annealed_weights(pair, code, rows, condition, settings, samples, chunk, (seed, start))
 
+    def batch(start: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(start, start + batch_size)
+        return summarise(weigh(as_batch(x[rows]), None if y is None else y[rows], start), start)
+
+    agree(ranks, pair, x, y, samples=samples, method=method, path=repr(settings), sizes=[chunk, batch_size], seed=seed)
     with quietly(pair):
-        parts = [
-            summarise(weigh(rows, condition, start), start)
-            for start, rows, condition in _batches(x, y, batch_size, progress)
-        ]
-    return LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return LogLikelihood(*columns(ranks, x, batch_size, batch, progress))
 
 
 def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int, seed: int) -> int:
@@ -160,16 +167,3 @@ def summarise(log_w: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     # Without any mass there is no estimate, and no end to its error.
     se = torch.where(value.isfinite(), se, torch.inf)
     return value, se, pareto_khat(log_w.T).to(value.device)
-
-
-def _batches(
-    x: Tensor, y: Tensor | None, batch_size: int, progress: bool
-) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    starts = range(0, len(x), batch_size)
-    if progress:
-        from tqdm import tqdm
-
-        starts = tqdm(starts, unit="batch")
-    for start in starts:
-        rows = slice(start, start + batch_size)
-        yield start, as_batch(x[rows]), None if y is None else y[rows]

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.distributions import OneHotCategorical, TransformedDistribution
 
 from pyro_vaes.errors import InputError, number, whole
-from pyro_vaes.inference.densities import exact_sites
+from pyro_vaes.inference.densities import exact_sites, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import agree, columns
 from pyro_vaes.pair import Pair
 
 
@@ -274,6 +276,7 @@ def clean(
     threshold: float = 2.0,
     batch_size: int = 512,
     seed: int = 0,
+    fabric: Any = None,
 ) -> Cleaned:
     """Clean data with a trained pair, and say which entries were outliers and how sure that is.
 
@@ -284,6 +287,9 @@ def clean(
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
         batch_size: rows at a time. seed: of the draws.
+        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
+            the batches, and all get everything. Every batch then draws from a stream of its own, so that any number of
+            ranks gives the same; ``mean`` and ``score``, which nothing is drawn for, are those without a Fabric too.
 
     Raises:
         InputError: for bad data, or arguments out of range.
@@ -301,14 +307,19 @@ def clean(
     whole("batch_size", batch_size)
     whole("seed", seed, low=0)
     number("threshold", threshold, open_low=True)
+    ranks = Ranks.of(fabric)
     pair.eval()
-    parts = []
+
+    def batch(start: int) -> tuple[Tensor, ...]:
+        if fabric is not None:
+            seed_at(seed, start)
+        rows, condition = as_batch(x[start : start + batch_size]), _rows(y, start, batch_size)
+        return _clean_batch(pair, rows, condition, passes, draws, threshold)
+
+    agree(ranks, pair, x, y, passes=passes, draws=draws, threshold=threshold, batch_size=batch_size, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(x), batch_size):
-            batch, condition = as_batch(x[start : start + batch_size]), _rows(y, start, batch_size)
-            parts.append(_clean_batch(pair, batch, condition, passes, draws, threshold))
-    return Cleaned(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return Cleaned(*columns(ranks, x, batch_size, batch))
 
 
 def _rows(y: Tensor | None, start: int, rows: int) -> Tensor | None:
