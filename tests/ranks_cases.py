@@ -4,6 +4,7 @@ python tests/ranks_cases.py OUT CASE...
 """
 
 import json
+import os
 import signal
 import sys
 import warnings
@@ -165,7 +166,7 @@ def case_still(fabric, out):
     rows = {}
     for name in pv.VARIANTS:
         pair, history = still(name, fabric)
-        keep(out, f"still.{name}.{fabric.global_rank}", {"pair": pair})
+        keep(out, f"still.{name}.{who(fabric)}", {"pair": pair})
         rows[name] = [row["loss"] for row in history.rows]
     return rows
 
@@ -223,13 +224,27 @@ def keep(out, name, pairs):
     save_file(tensors, out / f"{name}.safetensors")
 
 
+def cases_of(fabric, out, names):
+    found = {name: globals()[f"case_{name}"](fabric, out) for name in names}
+    (out / f"found.{who(fabric)}.json").write_text(json.dumps(found))
+
+
+def who(fabric):
+    return "alone" if fabric is None else fabric.global_rank
+
+
 def main(out, names):
+    """By default Fabric starts this file again for the second rank; WAY and NODES ask for something else."""
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
-    found = {name: globals()[f"case_{name}"](fabric, out) for name in names}
-    (out / f"found.{fabric.global_rank}.json").write_text(json.dumps(found))
+    if os.environ.get("WAY") == "alone":
+        return cases_of(None, out, names)
+    strategy, nodes = os.environ.get("WAY", "ddp"), int(os.environ.get("NODES", "1"))
+    fabric = Fabric(accelerator="cpu", devices=2 // nodes, num_nodes=nodes, strategy=strategy)
+    if strategy == "ddp":
+        fabric.launch()
+        return cases_of(fabric, out, names)
+    return fabric.launch(cases_of, out, names)
 
 
 if __name__ == "__main__":

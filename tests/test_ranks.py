@@ -251,3 +251,26 @@ def test_a_fabric_of_one_is_one_process():
     fabric.launch()
     alone, with_it = cases.noisy("l2_vae", None)[0], cases.noisy("l2_vae", fabric)[0]
     assert difference(own(alone), own(with_it)) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 17, 1000, 4097])
+def test_an_order_without_a_permutation_is_one(rows, monkeypatch):
+    from pyro_vaes.inference import batches
+
+    monkeypatch.setattr(batches, "SCATTERED", 0)
+    order = Order(rows, 7, 5, torch.device("cpu"))
+    epochs = [torch.cat([order(epoch * order.batches + i) for i in range(order.batches)]) for epoch in (0, 1)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(rows))
+    if rows > 100:
+        # Places say nothing of rows, nor one epoch of the next: correlations of a random order have sd 1 / sqrt(rows).
+        kept = torch.stack([torch.arange(rows), *epochs, epochs[0].roll(1)]).double()
+        assert (torch.corrcoef(kept) - torch.eye(4)).abs().max() < 4.5 / rows**0.5
+
+
+def test_an_order_without_a_permutation_is_of_any_size():
+    from pyro_vaes.inference.batches import scattered
+
+    found = scattered(torch.arange(10**12 - 1000, 10**12), 10**12, seed=2**31 - 1, epoch=3)
+    assert found.unique().numel() == 1000 and int(found.min()) >= 0 and int(found.max()) < 10**12
+    assert found.double().mean() == pytest.approx(5e11, rel=0.1)

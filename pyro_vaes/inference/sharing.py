@@ -6,7 +6,7 @@ Results are put together byte by byte: what the ranks find is what one process f
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ def agree(ranks: Ranks | None, pair: Pair, x: Tensor, y: Tensor | None, **argume
     """
     if ranks is None:
         return
-    sums = {"parameters": _checksum(state(pair).values()), "x": _checksum([x])}
-    sums |= {"y": None if y is None else _checksum([y])}
+    sums = {"parameters": checksum(state(pair).values()), "x": checksum([x])}
+    sums |= {"y": None if y is None else checksum([y])}
     with answered(ranks):
         ranks.agree("arguments or data", {**sums, **arguments})
 
@@ -107,7 +107,7 @@ def _shown(starts: range, progress: bool) -> Any:
     return tqdm(starts, unit="batch")
 
 
-def _checksum(tensors: Any) -> int:
+def checksum(tensors: Iterable[Tensor]) -> int:
     """Of all bytes, read in chunks so that a memory map is never copied whole."""
     found = 0
     for tensor in tensors:
