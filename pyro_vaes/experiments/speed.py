@@ -30,6 +30,29 @@ def epochs_table(result: dict[str, Any]) -> str:
     return markdown_table([f"{column['title']}, batch {column['batch']}", f"time / {result['reference']}", "s"], rows)
 
 
+def ranks_table(result: dict[str, Any]) -> str:
+    """Two ranks beside one process: how far they differ, what a step costs, what is paid per datum."""
+    worst = sorted(result["differences"].items(), key=lambda item: -item[1]["parameters"])
+    shown = [[f"`{name}`", f"{off['loss']:.0e}", f"{off['parameters']:.0e}"] for name, off in worst]
+    far = markdown_table(["variant", "loss, relative", "parameters, relative to the largest of a tensor"], shown)
+    names = ("one process, 1 thread", "one process, 2 threads")
+    rows: list[list[object]] = []
+    for title, cost in result["costs"].items():
+        ms = cost["ms"]
+        times = [f"{ms[name]['median']:.2f}" for name in (*names, "two ranks", "the message alone")]
+        ratios = [_spread(cost[f"two ranks / {name}"]) for name in names]
+        share = f"{100 * cost['share of averaging']['median']:.0f} %"
+        rows.append([title, cost["rows per rank"], f"{cost['bytes per step']:,}", *times, *ratios, share])
+    header = ["network", "rows b per rank", "bytes", "one process, 2b rows, 1 thread: ms", "2 threads: ms"]
+    header += ["two ranks, b rows, 1 thread each: ms", "the message alone: ms", "two ranks / 1 thread"]
+    steps = markdown_table([*header, "two ranks / 2 threads", "averaging and waiting"], rows)
+    once = [[name, f"{each['median']:.0f}"] for name, each in result["passes"]["ns per row"].items()]
+    passes = markdown_table([f"once per datum of {result['passes']['bytes per row']} bytes", "ns"], once)
+    sizes = [[f"({key})", f"{size:,}"] for key, size in result["checkpoints"].items()]
+    kept = markdown_table(["checkpoint of", "bytes"], sizes)
+    return "\n\n".join([far, steps, passes, kept])
+
+
 def made(result: dict[str, Any], path: Path) -> str:
     """How it was measured, in one line."""
     settings, versions = result["settings"], result["versions"]
@@ -47,5 +70,9 @@ def made(result: dict[str, Any], path: Path) -> str:
 def _ratio(row: dict[str, Any] | None) -> str:
     if row is None or "ratio" not in row:
         return "-"
-    low, middle, high = (row["ratio"][key] for key in ("low", "median", "high"))
+    return _spread(row["ratio"])
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    low, middle, high = (ratio[key] for key in ("low", "median", "high"))
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
