@@ -11,21 +11,21 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, training, using
+from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, sweep, training, using
 from pyro_vaes.commands.glossary import explain
 from pyro_vaes.commands.ranks import a_later_rank, hush
 from pyro_vaes.errors import InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
-    for module in (training, using, latent, completion, blocks, posterior, checking, imputation)
+    for module in (training, using, latent, completion, blocks, posterior, checking, imputation, sweep)
     for name, function in vars(module).items()
     if name.startswith("do_")
 }
 DEFAULT = "t_vae"
 RANKS = ("--devices", "--strategy", "--num_nodes", "--timeout")
 # These take the arguments of their target as well.
-WITH_TARGET = ("describe", "fit")
+WITH_TARGET = ("describe", "fit", "sweep")
 
 
 def parser(argv: Sequence[str]) -> ArgumentParser:

@@ -84,7 +84,7 @@ def test_program_bodies_are_short(folder):
 
 
 def test_import_is_light():
-    heavy = "torchvision arviz matplotlib sklearn scipy zuko"
+    heavy = "torchvision arviz matplotlib sklearn scipy zuko optuna tensorboard"
     code = "import sys, pyro_vaes; pyro_vaes.fit; pyro_vaes.t_vae\n"
     code += f"print([m for m in {heavy!r}.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

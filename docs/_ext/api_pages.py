@@ -16,7 +16,8 @@ TOPICS = {
         "objective", "importance", "denoised", "recycled", "stock", "wae", "adversarial", "mmd", "enumerated",
         "classifier_gan", "vae_gan", "masked", "empirical"]),
     "fit": ("Training", "One loop for all pairs, its engines, settings that change, and runs in a folder.", [
-        "fit", "stagewise", "stages", "plan", "compile", "schedules", "state", "guard", "run"]),
+        "fit", "stagewise", "stages", "plan", "compile", "schedules", "state", "guard", "trackers", "run", "sweep",
+        "ranks", "pyro_vaes.meeting"]),
     "posterior": ("Using a trained pair", "Clean, sample, complete, impute, classify.", [
         "posterior", "complete", "condition", "impute", "classify", "outliers"]),
     "likelihood": ("Likelihood", "log p(x) by importance sampling and by annealing, from both sides.", [

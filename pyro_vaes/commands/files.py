@@ -42,7 +42,20 @@ def read_data(
         found = binary(replace(dataset, x=x), source["binarise"], source)
         # Rows in another order have no labels.
         dataset, x = replace(dataset, y=found.y), found.x
-    return dataset, x, mask
+    return _trained_on(source, dataset, x, mask)
+
+
+def _trained_on(
+    source: dict[str, Any], dataset: "Dataset", x: "Tensor", mask: "Tensor | None"
+) -> "tuple[Dataset, Tensor, Tensor | None]":
+    """Leave out the rows that a sweep has held out: the run of a trial knows nothing of them."""
+    from pyro_vaes.data.held_out import split_rows
+
+    if source.get("held_out") is None:
+        return dataset, x, mask
+    rows, _ = split_rows(len(x), source["held_out"], source["seed"])
+    dataset = replace(dataset, x=dataset.x[rows], y=None if dataset.y is None else dataset.y[rows])
+    return dataset, x[rows], None if mask is None else mask[rows]
 
 
 def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Dataset":
@@ -70,7 +83,7 @@ def data_of(folder: "Run", split: str | None = None) -> "tuple[Dataset, Tensor, 
 
     What the run drew anew at every step is drawn once: the literature tests on one fixed draw.
     """
-    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None})
+    source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None, "held_out": None})
     holes = folder.config["missing"] is not None
     dataset, x, mask = read_data(source, missing=holes)
     if holes and x.is_floating_point() and bool(x.isnan().any()):

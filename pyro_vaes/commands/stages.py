@@ -60,7 +60,7 @@ def _joined(pair: "Pair", histories: "list[History]") -> "History":
     from pyro_vaes.inference.stages import rows_of, stages_of
 
     last, rows = histories[-1], rows_of(stages_of(pair), histories)
-    return History(rows, sum(h.step for h in histories), last.interrupted, pair, last.engine)
+    return History(rows, sum(h.step for h in histories), last.interrupted, pair, last.engine, last.stopped)
 
 
 def report(pair: "Pair", history: "History", folder: Path) -> list[str]:

@@ -97,6 +97,7 @@ def do_fit(
     strategy: str = "ddp",
     num_nodes: int = 1,
     timeout: float = 600,
+    track: str | None = None,
     **arguments: Any,
 ) -> int:
     """Train a variant, or one's own pair, on a data set, dirty or made dirty; write a run folder.
@@ -141,6 +142,7 @@ def do_fit(
         strategy: how, ddp: each has all parameters, and they average their gradients.
         num_nodes: machines with so many devices each.
         timeout: seconds after which a process that gets no answer from another stops.
+        track: hand the logged rows to tensorboard, tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT.
     """
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
@@ -158,7 +160,7 @@ def do_fit(
     fabric = fabric_of(devices, num_nodes, strategy, device_of(device), timeout)
     if fabric is not None and whole("replicas", replicas) > 1:
         raise InputError("replicas are trained in one process: leave out devices and num_nodes, or replicas")
-    augment = _augment(binarise, augment)
+    augment = binarised_augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
     x, y, shape = modelled(condition, dataset, x)
     if y is not None and y.dim() == 2:
@@ -177,7 +179,7 @@ def do_fit(
         "data": source, "plan": plan, "start": start, "device": device, "engine": engine,
         "schedules": schedules or {}, "augment": augment, "condition": condition,
         "stage_steps": stage_steps, "checkpoint_every": checkpoint_every, "labels": labels, "missing": missing,
-        "devices": devices, "num_nodes": num_nodes,
+        "devices": devices, "num_nodes": num_nodes, "track": track,
     }  # fmt: skip
     check_stages(pairs[0], plan, stage_steps)
     for pair in pairs:
@@ -305,6 +307,7 @@ def _train(
     options = {"engine": config["engine"], "schedules": config["schedules"], "augment": config["augment"]}
     where = device_of(config["device"]) if fabric is None else fabric.device
     options |= {"checkpoint_every": config["checkpoint_every"], "device": where, "fabric": fabric}
+    options |= {"tracker": config["track"]}
     x, y = x.to(where), None if y is None else y.to(where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
@@ -345,11 +348,13 @@ def _check_before(pair: "Pair", x: "Tensor", y: "Tensor | None", config: dict[st
     """Everything that can be refused is refused before the run folder exists."""
     from pyro_vaes.inference.fit import check_options
     from pyro_vaes.inference.guard import check_rows
+    from pyro_vaes.inference.trackers import guarded
 
     device_of(config["device"])
     check_options(pair, x, config["schedules"], config["augment"], config["engine"], y)
     check_rows(pair, len(x), config["plan"]["batch_size"])
     whole("checkpoint_every", config["checkpoint_every"])
+    guarded(config["track"], [""], stacked=False)
 
 
 def _with_condition_dim(target: str, arguments: dict[str, Any], observed: int) -> dict[str, Any]:
@@ -366,7 +371,7 @@ def _with_condition_dim(target: str, arguments: dict[str, Any], observed: int) -
     return {**arguments, "condition_dim": observed}
 
 
-def _augment(binarise: float | str | None, augment: str | None) -> str | None:
+def binarised_augment(binarise: float | str | None, augment: str | None) -> str | None:
     """The augmentation that a binarisation asks for; two that contradict each other are refused."""
     from pyro_vaes.data.augment import DYNAMIC
     from pyro_vaes.data.binarise import read_kind

@@ -37,6 +37,7 @@ from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
 from pyro_vaes.inference.schedules import Schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
 from pyro_vaes.inference.track import CHECKPOINT, Track
+from pyro_vaes.inference.trackers import Given, guarded
 from pyro_vaes.pair import Pair
 
 
@@ -64,6 +65,7 @@ def fit(
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
     fabric: Any = None,
+    tracker: Given = None,
 ) -> Any:
     """Train a pair on data, or many pairs of one structure together.
 
@@ -97,6 +99,8 @@ def fit(
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: they train one pair on
             W times ``batch_size`` rows per step, from the first rank's parameters; ``out`` is read by all of them and
             written by the first. See :mod:`~pyro_vaes.inference.ranks`.
+        tracker: is handed every logged row: a :class:`~pyro_vaes.inference.trackers.Tracker`, or its name, such as
+            ``tensorboard``, ``wandb:PROJECT`` or ``mlflow:EXPERIMENT``; for replicas a name, or a list of one each.
 
     Returns:
         The :class:`~pyro_vaes.inference.plan.History`; for replicas a list of them, each with its ``pair``.
@@ -126,6 +130,7 @@ def fit(
         "schedules": schedules, "augment": augment, "engine": engine, "device": device, "resume": resume,
         "checkpoint_every": checkpoint_every, "log_every": log_every, "progress": progress, "on_step": on_step,
         "ranks": Ranks.of(fabric),
+        "tracker": tracker,
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
@@ -168,6 +173,7 @@ def train(
     log_every: int,
     progress: bool,
     on_step: Callable[[int], None] | None,
+    tracker: Given = None,
     ranks: Ranks | None = None,
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
@@ -177,6 +183,7 @@ def train(
     data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
     for folder in out:
         _check_folder(folder, resume)
+    told = guarded(tracker if ranks is None or ranks.first else None, out, stacked)
     where = _device(pairs[0], data[0], ranks.device if ranks is not None and device is None else device)
     conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
     if len(conditions) != len(pairs):
@@ -192,8 +199,8 @@ def train(
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
     extra = _extra(given, fresh)
     tracks = [
-        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, ranks)
-        for pair, rows, plan, folder in zip(pairs, data, plans, out, strict=True)
+        Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, one, ranks)
+        for pair, rows, plan, folder, one in zip(pairs, data, plans, out, told, strict=True)
     ]
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
@@ -246,7 +253,7 @@ def _run(
 
     try:
         with bar, Interruption(loop.ranks) as wish:
-            while loop.taken < steps and wish.signal is None:
+            while loop.taken < steps and wish.signal is None and not loop.stopped:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
                 next_look = (loop.taken // BLOCK + 1) * BLOCK
                 loop.block(min(steps, next_save, next_look), wish, log_every, after)

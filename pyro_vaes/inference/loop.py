@@ -65,6 +65,10 @@ class Loop:
     def taken(self) -> int:
         return self.tracks[0].history.step
 
+    @property
+    def stopped(self) -> bool:
+        return any(track.history.stopped for track in self.tracks)
+
     def block(self, end: int, wish: Interruption, log_every: int, after: Callable[[int], Any]) -> None:
         """Go on to step ``end``, or to a wish to stop."""
         first, begin = self.taken, self._snapshot()
@@ -83,6 +87,9 @@ class Loop:
             raise self._repeat(first, last, begin, log_every)
         self.engine.settle()
         self._log(first, values, log_every)
+        if self.ranks is not None:
+            # The first rank alone has a tracker, which may have asked for an end.
+            self.tracks[0].history.stopped = bool(self.ranks.largest(self.stopped))
 
     def save(self) -> None:
         for run, track in enumerate(self.tracks):

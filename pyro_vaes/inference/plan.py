@@ -75,6 +75,7 @@ class History:
         interrupted: the signal that ended the run early, or None.
         pair: what was trained.
         engine: what ran the steps; see :func:`~pyro_vaes.inference.compile.describe`.
+        stopped: why its tracker ended the run early, or None; see :class:`~pyro_vaes.inference.trackers.Stopped`.
 
     Source: ours.
 
@@ -92,3 +93,4 @@ class History:
     interrupted: int | None = None
     pair: "Pair | None" = field(default=None, repr=False)
     engine: "Engine | Replicas | None" = field(default=None, repr=False)
+    stopped: str | None = None

@@ -93,7 +93,7 @@ class Run:
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
             later |= {"stage_steps": None, "labels": None, "missing": None, "devices": 1, "num_nodes": 1}
-            config = later | config
+            config = later | {"track": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
         if strange:
@@ -132,7 +132,7 @@ TYPES: dict[str, Any] = {
     "engine": str,
     "schedules": dict,
     "augment": str | None,
-    "condition": str | None,
+    "condition": str | None, "track": str | None,
     "stage_steps": list | None, "labels": int | None, "devices": int, "num_nodes": int,
     "missing": int | float | None, "checkpoint_every": int,
     "data": {
@@ -198,7 +198,13 @@ def locate(target: str) -> str:
     return f"{Path(file).resolve()}:{name}" if colon else target
 
 
-def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0, missing: float | None = None) -> Pair:
+def build(
+    target: str | Callable[..., Pair],
+    data_dim: int,
+    arguments: dict[str, Any],
+    seed: int = 0,
+    missing: float | None = None,
+) -> Pair:
     """Call a target; its networks start from ``seed``.
 
     Args:
@@ -208,7 +214,8 @@ def build(target: str, data_dim: int, arguments: dict[str, Any], seed: int = 0, 
     Raises:
         InputError: if the target takes other arguments, or gives no :class:`~pyro_vaes.pair.Pair`.
     """
-    function = target_function(target)
+    function = target_function(target) if isinstance(target, str) else target
+    target = target if isinstance(target, str) else getattr(target, "__name__", "the target")
     try:
         inspect.signature(function).bind(data_dim=data_dim, **arguments)
     except TypeError as error:

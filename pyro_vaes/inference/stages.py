@@ -52,7 +52,8 @@ def fit_stages(
             for each stage.
 
     Returns:
-        The history of each stage; fewer than there are stages, the last one interrupted, if a signal ended the fit.
+        The history of each stage; fewer than there are stages, the last one interrupted or stopped, if a signal or a
+        tracker ended the fit.
 
     Raises:
         InputError: what ``fit`` raises; for an objective without stages, a list of another length, or a folder that
@@ -75,7 +76,7 @@ def fit_stages(
         for stage, plan in plans.items():
             objective.stage = stage
             histories.append(fit(pair, x, y, out=folders[stage], resume=resume, **{**options, **plan}))
-            if histories[-1].interrupted is not None:
+            if histories[-1].interrupted is not None or histories[-1].stopped is not None:
                 return histories
     finally:
         objective.stage = before

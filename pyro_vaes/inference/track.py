@@ -17,6 +17,7 @@ from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.state import state
 from pyro_vaes.inference.tracing import SEEN
+from pyro_vaes.inference.trackers import Guarded
 from pyro_vaes.pair import Pair
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -30,6 +31,7 @@ class Track:
         pair: the run's pair. x: its data. plan: its plan.
         out: its folder, or None to write nothing.
         extra: whatever else a resumed run must have in common: schedules, augmentation.
+        tracker: is handed every row, if there is one.
         ranks: the other ranks of a training; the first one writes, all of them read.
     """
 
@@ -40,9 +42,11 @@ class Track:
         plan: Plan,
         out: Path | None,
         extra: Mapping[str, str] | None = None,
+        tracker: Guarded | None = None,
         ranks: Ranks | None = None,
     ):
-        self.ranks, self.writes = ranks, out is not None and (ranks is None or ranks.first)
+        self.tracker, self.ranks = tracker, ranks
+        self.writes = out is not None and (ranks is None or ranks.first)
         self.pair, self.plan, self.out, self.extra = pair, plan, out, dict(extra or {})
         self.x, self.history = x, History()
         self.metrics: TextIO | None = None
@@ -72,9 +76,10 @@ class Track:
         """Begin, or go on after ``step``: a row after the checkpoint will be computed again."""
         self.history.step = step
         if self.out is None:
+            self._tell_start(0)
             return
-        rows = _read_rows(self.out / METRICS) if step else []
-        self.history.rows = [row for row in rows if row["step"] <= step]
+        rows = _read_rows(self.out / METRICS)
+        self.history.rows = [row for row in rows if row["step"] <= step] if step else []
         if self.ranks is not None:
             self.ranks.wait()  # until all have read
         if not self.writes:
@@ -83,10 +88,19 @@ class Track:
         text = "".join(json.dumps(row) + "\n" for row in self.history.rows)
         checkpoint.write_atomically(self.out / METRICS, text.encode())
         self.metrics = open(self.out / METRICS, "a", buffering=1)  # noqa: SIM115 (closed in close)
+        self._tell_start(rows[-1]["step"] if rows else 0)
+
+    def _tell_start(self, logged: int) -> None:
+        if self.tracker is not None:
+            plan = {**asdict(self.plan), **self.extra, "objective": repr(self.pair.objective), "rows": len(self.x)}
+            self.tracker.start(self.pair.name, plan, self.history.step, logged)
 
     def close(self) -> None:
         if self.metrics is not None:
             self.metrics.close()
+        if self.tracker is not None:
+            ends = "interrupted" if self.history.interrupted else "stopped" if self.history.stopped else "failed"
+            self.tracker.finish("finished" if self.history.step == self.plan.steps else ends)
 
     def log(self, step: int, names: tuple[str, ...], values: list[float]) -> None:
         named = dict(zip(names, values, strict=True))
@@ -104,6 +118,9 @@ class Track:
         self.history.rows.append(row)
         if self.metrics is not None:
             self.metrics.write(json.dumps(row) + "\n")
+        if self.tracker is not None:
+            self.tracker.log(row)
+            self.history.stopped = self.tracker.stopped
 
     def save(self, tensors: Mapping[str, Tensor], engine: str) -> None:
         """Write the checkpoint: tensors of the optimiser and of the random generators come from the engine."""
