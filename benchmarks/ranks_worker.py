@@ -28,41 +28,41 @@ SMALL = "784-50-5"
 
 
 class Messages(Ranks):
-    """Ranks that know how long they have spent on averaging, waiting for the other included."""
+    """Ranks that know what averaging has cost them: CPU seconds, and seconds by the clock, waiting included."""
 
-    spent = 0.0
+    spent = (0.0, 0.0)
 
     def mean(self, gradients, stats):
-        began = time.perf_counter()
+        began = clocks()
         found = super().mean(gradients, stats)
-        self.spent += time.perf_counter() - began
+        self.spent = tuple(a + b - c for a, b, c in zip(self.spent, clocks(), began, strict=True))
         return found
 
 
+def clocks() -> tuple[float, float]:
+    """CPU seconds of this process, and seconds by the clock."""
+    return time.process_time(), time.perf_counter()
+
+
 def measure(make: Callable[[], pv.Pair], batch: int, ranks: Messages, repetitions: int, seconds: float) -> dict:
-    """Milliseconds per step of two ranks of ``batch`` rows and of one process of twice as many."""
+    """What a step costs two ranks of ``batch`` rows together, and one process of twice as many."""
     x, _ = resident(None, torch.device("cpu"), rows=2 * batch)
     alone, both = Engine("graph", make().train(), SIZE), Engine("graph", make().train(), SIZE, ranks=ranks)
     ranks.begin(2 * batch)
     flat = torch.cat([p.detach().reshape(-1) for p in both.learned])
-    times: dict[str, list[float]] = {}
-    shares: list[float] = []
+    cpu: dict[str, list[float]] = {}
+    wall: dict[str, list[float]] = {}
+    shares: tuple[list[float], list[float]] = ([], [])
 
     def together() -> None:
         both.step(x[ranks.rank :: 2])
 
-    def one(threads: int) -> Callable[[], None]:
-        def step() -> None:
-            if ranks.first:
-                torch.set_num_threads(threads)
-                alone.step(x)
-                torch.set_num_threads(1)
+    def one() -> None:
+        if ranks.first:
+            alone.step(x)
 
-        return step
-
-    work = {
-        "two ranks": together, "one process, 1 thread": one(1), "one process, 2 threads": one(2),
-        "the message alone": lambda: ranks.sum(flat),
+    work: dict[str, Callable[[], Any]] = {
+        "two ranks": together, "one process": one, "the message alone": lambda: ranks.sum(flat),
     }  # fmt: skip
     steps = {}
     for name, step in work.items():
@@ -74,20 +74,25 @@ def measure(make: Callable[[], pv.Pair], batch: int, ranks: Messages, repetition
     for repetition in range(repetitions):
         for name in turn([*work], repetition):
             ranks.wait()
-            ranks.spent, began = 0.0, time.perf_counter()
+            ranks.spent, began = (0.0, 0.0), clocks()
             for _ in range(steps[name]):
                 work[name]()
-            spent = time.perf_counter() - began
-            times.setdefault(name, []).append(1e3 * spent / steps[name])
+            spent = [b - a for a, b in zip(began, clocks(), strict=True)]
+            # Of both ranks: what one of them alone has cost is a matter of who waits.
+            both_spent = float(ranks.gather(torch.tensor(spent[0], dtype=torch.float64)).sum())
+            total = spent[0] if name == "one process" else both_spent
+            cpu.setdefault(name, []).append(1e3 * total / steps[name])
+            wall.setdefault(name, []).append(1e3 * spent[1] / steps[name])
             if name == "two ranks":
-                shares.append(ranks.spent / spent)
-    found: dict[str, Any] = {"rows per rank": batch, "parameters": len(flat), "bytes per step": 4 * (len(flat) + 4)}
-    found["ms"] = {name: spread(each) for name, each in times.items()}
-    found["share of averaging"] = spread(shares)
-    for name in ("one process, 1 thread", "one process, 2 threads"):
-        pairs = zip(times["two ranks"], times[name], strict=True)
-        found[f"two ranks / {name}"] = spread([one / other for one, other in pairs])
-    return found
+                for found, mine, all_of_it in zip(shares, ranks.spent, spent, strict=True):
+                    found.append(mine / all_of_it)
+    result: dict[str, Any] = {"rows per rank": batch, "parameters": len(flat), "bytes per step": 4 * (len(flat) + 4)}
+    for word, times in (("CPU ms", cpu), ("ms by the clock", wall)):
+        result[word] = {name: spread(each) for name, each in times.items()}
+        ratios = [one / other for one, other in zip(times["two ranks"], times["one process"], strict=True)]
+        result[f"two ranks / one process, {word}"] = spread(ratios)
+    result["share of averaging"] = {"CPU": spread(shares[0]), "by the clock": spread(shares[1])}
+    return result
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import pyro_vaes as pv
-from pyro_vaes.cli import main
+from pyro_vaes.cli import COMMANDS, main
 from pyro_vaes.commands.ranks import fabric_of
 from pyro_vaes.inference.ranks import Ranks
 
@@ -118,7 +118,7 @@ def test_commands_on_two_devices_find_what_one_finds(tmp_path):
     assert kept["1"][0] == kept["2"][0] and kept["1"][1].identical(kept["2"][1])
     with np.load(tmp_path / "cleaned.1.npz") as one, np.load(tmp_path / "cleaned.2.npz") as two:
         assert all((one[name] == two[name]).all() for name in ("mean", "score"))
-        assert one["sd"] == pytest.approx(two["sd"], rel=1.0) and not (one["sd"] == two["sd"]).all()
+        assert one["sd"].mean() == pytest.approx(two["sd"].mean(), rel=0.02) and not (one["sd"] == two["sd"]).all()
 
 
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
@@ -150,8 +150,9 @@ def test_devices_that_have_nothing_to_share_are_refused(tmp_path, capsys):
 
 def test_a_lost_rank_is_one_line(monkeypatch, capsys):
     def lost():
+        """Be left alone."""
         raise pv.RankLost("rank 0 stops: another rank has gone")
 
-    monkeypatch.setitem(__import__("pyro_vaes.cli").cli.COMMANDS, "variants", lost)
+    monkeypatch.setitem(COMMANDS, "variants", lost)
     assert main(["variants"]) == 1
     assert capsys.readouterr().err == "pyro-vaes: rank 0 stops: another rank has gone\n"

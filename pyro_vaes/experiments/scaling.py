@@ -69,7 +69,7 @@ def steps_table(result: dict[str, Any]) -> str:
     rows: list[list[object]] = []
     for title, cost in result["costs"].items():
         count, size = cost["parameters"], cost["bytes per step"]
-        core = cost["ms"]["one process, 1 thread"]["median"] / 1e3 / (2 * cost["rows per rank"]) * IMAGES
+        core = cost["CPU ms"]["one process"]["median"] / 1e3 / (2 * cost["rows per rank"]) * IMAGES
         dense = "conv" not in title and "IWAE" not in title
         gpu = " to ".join(_time(seconds_of_step(count, w)) for w in (1, 0)) if dense else "-"
         rows.append([title, f"{count:,}", _time(core), _size(size),

@@ -33,22 +33,28 @@ def epochs_table(result: dict[str, Any]) -> str:
 def ranks_table(result: dict[str, Any]) -> str:
     """Two ranks beside one process: how far they differ, what a step costs, what is paid per datum."""
     worst = sorted(result["differences"].items(), key=lambda item: -item[1]["parameters"])
-    shown = [[f"`{name}`", f"{off['loss']:.0e}", f"{off['parameters']:.0e}"] for name, off in worst]
+    shown: list[list[object]] = [[f"`{name}`", f"{off['loss']:.0e}", f"{off['parameters']:.0e}"] for name, off in worst]
     far = markdown_table(["variant", "loss, relative", "parameters, relative to the largest of a tensor"], shown)
-    names = ("one process, 1 thread", "one process, 2 threads")
     rows: list[list[object]] = []
     for title, cost in result["costs"].items():
-        ms = cost["ms"]
-        times = [f"{ms[name]['median']:.2f}" for name in (*names, "two ranks", "the message alone")]
-        ratios = [_spread(cost[f"two ranks / {name}"]) for name in names]
-        share = f"{100 * cost['share of averaging']['median']:.0f} %"
-        rows.append([title, cost["rows per rank"], f"{cost['bytes per step']:,}", *times, *ratios, share])
-    header = ["network", "rows b per rank", "bytes", "one process, 2b rows, 1 thread: ms", "2 threads: ms"]
-    header += ["two ranks, b rows, 1 thread each: ms", "the message alone: ms", "two ranks / 1 thread"]
-    steps = markdown_table([*header, "two ranks / 2 threads", "averaging and waiting"], rows)
-    once = [[name, f"{each['median']:.0f}"] for name, each in result["passes"]["ns per row"].items()]
-    passes = markdown_table([f"once per datum of {result['passes']['bytes per row']} bytes", "ns"], once)
-    sizes = [[f"({key})", f"{size:,}"] for key, size in result["checkpoints"].items()]
+        cpu = [f"{cost['CPU ms'][name]['median']:.1f}" for name in ("one process", "two ranks", "the message alone")]
+        ratios = [_spread(cost[f"two ranks / one process, {word}"]) for word in ("CPU ms", "ms by the clock")]
+        shares = [f"{100 * cost['share of averaging'][word]['median']:.0f} %" for word in ("CPU", "by the clock")]
+        rows.append([title, cost["rows per rank"], f"{cost['bytes per step']:,}", *cpu, *ratios, *shares])
+    header = [
+        "network",
+        "rows b per rank",
+        "bytes",
+        "one process, 2b rows: CPU ms",
+        "two ranks, b rows each: CPU ms of both",
+    ]
+    header += ["the message alone: CPU ms of both", "two ranks / one process, CPU", "by the clock"]
+    steps = markdown_table([*header, "averaging, of a rank's CPU time", "of its time by the clock"], rows)
+    once: list[list[object]] = [
+        [name, f"{each['median']:.0f}"] for name, each in result["passes"]["ns per row"].items()
+    ]
+    passes = markdown_table([f"once per datum of {result['passes']['bytes per row']} bytes", "CPU ns"], once)
+    sizes: list[list[object]] = [[f"({key})", f"{size:,}"] for key, size in result["checkpoints"].items()]
     kept = markdown_table(["checkpoint of", "bytes"], sizes)
     return "\n\n".join([far, steps, passes, kept])
 

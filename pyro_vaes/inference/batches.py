@@ -74,8 +74,8 @@ class Order:
         epoch, i = divmod(step, self.batches)
         if self.rows > SCATTERED:
             places = torch.arange(i * self.batch_size, min((i + 1) * self.batch_size, self.rows), device=self.device)
-            found = scattered(places, self.rows, self.seed, epoch)
-            return found if self.ranks is None else self.ranks.rows(found)
+            own = places if self.ranks is None else self.ranks.rows(places)
+            return scattered(own, self.rows, self.seed, epoch)
         if epoch != self._epoch:
             # On the device itself: a permutation made elsewhere would have to be copied over in every epoch.
             generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)

@@ -27,7 +27,7 @@ def agree(ranks: Ranks | None, pair: Pair, x: Tensor, y: Tensor | None, **argume
     """
     if ranks is None:
         return
-    sums = {"parameters": checksum(state(pair).values()), "x": checksum([x])}
+    sums: dict[str, Any] = {"parameters": checksum(state(pair).values()), "x": checksum([x])}
     sums |= {"y": None if y is None else checksum([y])}
     with answered(ranks):
         ranks.agree("arguments or data", {**sums, **arguments})
