@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint type bench readme docs notebooks notebooks-smoke notebooks-write clean
+.PHONY: demo test slow lint type faults bench readme docs notebooks notebooks-smoke notebooks-write clean
 
 demo: .venv/ready
 	$(BIN)/pyro-vaes demo
@@ -19,6 +19,10 @@ lint: .venv/ready
 
 type: .venv/ready
 	$(BIN)/mypy
+
+# An hour of killing: real training processes, ended at random moments and resumed; the numbers of docs/faults.md.
+faults: .venv/ready
+	$(BIN)/python -m tests.faults --kills 50 --minutes 60 --out results
 
 # Peers are measured if they are there: .venv/bin/python -m pip install --editable ".[bench]"
 bench: .venv/ready

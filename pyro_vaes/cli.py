@@ -1,24 +1,28 @@
 """The command line: parse, run, and turn every error of the user's into one line and exit code 2."""
 
+import inspect
+import io
 import os
 import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, sweep, training, using
+from pyro_vaes.commands import reproducing as protocols
 from pyro_vaes.commands.glossary import explain
 from pyro_vaes.commands.ranks import a_later_rank, hush
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     name.removeprefix("do_"): function
-    for module in (training, using, latent, completion, blocks, posterior, checking, imputation, sweep)
+    for module in (training, protocols, using, latent, completion, blocks, posterior, checking, imputation, sweep)
     for name, function in vars(module).items()
     if name.startswith("do_")
 }
@@ -26,6 +30,7 @@ DEFAULT = "t_vae"
 RANKS = ("--devices", "--strategy", "--num_nodes", "--timeout")
 # These take the arguments of their target as well.
 WITH_TARGET = ("describe", "fit", "sweep")
+TRUST = "execute the file of code that the run names, though this account has not trained with it (read it first)."
 
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
@@ -38,6 +43,8 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         summary = (command.__doc__ or "").splitlines()[0]
         sub = ArgumentParser(description=summary, exit_on_error=False)
         sub.add_function_arguments(command, as_positional=True, as_group=False)
+        if {"run", "start"} & set(inspect.signature(command).parameters):
+            sub.add_argument("--trust", action="store_true", help=TRUST)
         target = _target(argv) if name in WITH_TARGET and argv and argv[0] == name else None
         if target is not None:
             try:
@@ -82,7 +89,7 @@ def rewrite(argv: Sequence[str]) -> list[str]:
     for option in ("--resume", "--out"):
         following = words[words.index(option) + 1 :][:1] if option in words else []
         if following and not following[0].startswith("-"):
-            return ["resume", following[0], *_kept(words, RANKS)]
+            return ["resume", following[0], *_kept(words, RANKS), *(["--trust"] if "--trust" in words else [])]
     raise InputError("--resume needs the run folder: fit --resume RUN")
 
 
@@ -103,13 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # with OMP_WAIT_POLICY=PASSIVE a small step takes half as long again. To be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     argv = list(sys.argv[1:] if argv is None else argv)
+    # A name that the terminal's encoding lacks is shown in another way, and ends no command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
         if a_later_rank():
             hush()
-        with _ended_by_term():
-            code = COMMANDS[arguments.command](**vars(arguments[arguments.command]))
+        given = vars(arguments[arguments.command])
+        with _ended_by_term(), _faults_in_a_line(), _consenting(given.pop("trust", False)):
+            code = COMMANDS[arguments.command](**given)
         return int(code or 0)
     except InputError as error:
         _warn(str(error))
@@ -125,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _warn(str(error))
             return 1
         # What torch raises on a CPU is no error of its own kind.
-        if "not enough memory" not in str(error) and "out of memory" not in str(error):
+        if not re.search("not enough memory|out of memory|can't allocate memory", str(error)):
             raise
         _warn("out of memory: take fewer data, draws or chunks at a time")
         return 2
@@ -139,6 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _warn(f"{error.filename or 'output'}: {error.strerror or error}")
         return 2
+
+
+def _consenting(given: bool) -> AbstractContextManager[None]:
+    if not given:  # the command line starts without torch
+        return nullcontext()
+    from pyro_vaes.inference.trust import consenting
+
+    return consenting(True)
 
 
 @contextmanager
@@ -158,8 +177,32 @@ def _ended_by_term() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+LONGEST = 2000  # characters of an error: what is wrong and what is allowed fit in, a file's content does not
+
+
+@contextmanager
+def _faults_in_a_line() -> Iterator[None]:
+    """Print what has gone wrong, and what is done instead, as errors are printed; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FaultWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, FaultWarning):
+                _warn(str(message))
+            else:
+                usual(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
+
+
 def _warn(message: str) -> None:
-    print(f"pyro-vaes: {' '.join(message.split())}", file=sys.stderr)
+    """Say it in one line, in which a name from somebody else's file can neither hide nor colour what follows."""
+    line = " ".join(message.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-280:]}"
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    print(f"pyro-vaes: {plain}", file=sys.stderr)
 
 
 def _parse(argv: list[str]) -> Namespace:

@@ -1,8 +1,13 @@
-"""The one error that a user's input can cause."""
+"""The one error that a user's input can cause, and the one warning of what no input caused."""
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+# Characters of a message; a name that a file or a user gave may be of any length.
+LONGEST = 1000
 
 
 class InputError(ValueError):
@@ -17,6 +22,30 @@ class InputError(ValueError):
     Traceback (most recent call last):
         ...
     pyro_vaes.errors.InputError: latent_dim is 0: it must be at least 1
+
+    A message is one line, whatever is in the names it holds:
+
+    >>> print(InputError("a\\nb.npy: no such file"))
+    a\\nb.npy: no such file
+    """
+
+    def __init__(self, message: object = ""):
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message))
+        # Beginning and end: the place stands in front, what is allowed comes last.
+        half = LONGEST // 2
+        super().__init__(text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}")
+
+
+class FaultWarning(UserWarning):
+    """Something has gone wrong that no input caused, and the work goes on: what it was, and what is done instead.
+
+    A damaged checkpoint for which the one before it stands in, a chunk that was halved because memory ran out, a run
+    folder that cannot be locked. The command line prints it as one line on stderr.
+
+    Source: ours.
+
+    >>> issubclass(FaultWarning, UserWarning)
+    True
     """
 
 
@@ -28,9 +57,9 @@ def unknown(kind: str, name: str, known: "list[str] | tuple[str, ...]") -> Input
     """
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known) or 'none'}")
+    return InputError(f"unknown {kind} {said(name)}: {hint}known: {', '.join(known) or 'none'}")
 
 
 def whole(name: str, value: object, low: int = 1, high: int = 2**31 - 1) -> int:
@@ -56,13 +85,25 @@ def number(name: str, value: object, low: float = 0.0, *, open_low: bool = False
         ...
     pyro_vaes.errors.InputError: beta is nan: it must be finite and at least 0
     """
-    import math
-
-    real = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number that no tensor holds is as good as infinite.
+    real = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
     if not real or not math.isfinite(value) or not (value > low if open_low else value >= low):  # type: ignore
         where = "" if low == -math.inf else f" and {'above' if open_low else 'at least'} {low:g}"
         raise InputError(f"{name} is {said(value)}: it must be finite{where}")
     return float(value)  # type: ignore[arg-type]
+
+
+def flag(name: str, value: object) -> bool:
+    """Give back True or False, or refuse what is neither.
+
+    >>> flag("draw", "yes")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: draw is 'yes': it must be True or False
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {said(value)}: it must be True or False")
+    return value
 
 
 def said(value: object) -> str:
@@ -87,10 +128,42 @@ def first_line(error: BaseException) -> str:
 def short(error: BaseException) -> str:
     """The first line of a message: Pyro adds the shapes of its trace to every error that passes through it.
 
-    >>> short(InputError("one\\n Trace Shapes:"))
+    >>> short(ValueError("one\\n Trace Shapes:"))
     'one'
     """
     return (str(error).strip().splitlines() or [""])[0]
+
+
+def room(what: str, needed: float, advice: str) -> None:
+    """Refuse what this machine's memory could not hold, before anything is asked of it.
+
+    Args:
+        needed: bytes, about.
+
+    >>> room("10 draws of 3 data", 240, "take fewer")
+    """
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        size = f"{needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
+        raise InputError(f"{what} take about {size}: {advice}")
+
+
+def read_small(path: Path, most: int = 10**7) -> str:
+    """Read a text file that a person could have written; a larger one is none of ours, and is not read.
+
+    >>> read_small(Path(os.devnull))
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: /dev/null is not readable: it is no file
+    """
+    try:
+        if not path.is_file():
+            raise InputError(f"{path} is not readable: it is no file")
+        if path.stat().st_size > most:
+            raise InputError(f"{path} is not readable: it has {path.stat().st_size:,} bytes, and {most:,} at most are")
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable: {first_line(error)}") from None
 
 
 def called(what: str, function: Any, *given: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 import pyro
 import pyro.poutine as poutine
@@ -11,7 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import TransformedDistribution
 
-from pyro_vaes.errors import InputError, first_line, short, whole
+from pyro_vaes.errors import InputError, first_line, flag, number, said, short, whole
 from pyro_vaes.inference.objective import ELBO, Loss, Objective
 
 
@@ -60,11 +61,17 @@ class Pair(nn.Module):
     ):
         super().__init__()
         whole("passes", passes)
-        whole("condition_dim", condition_dim, low=0)
+        whole("condition_dim", condition_dim, low=0), flag("partial", partial)
+        name, range = _word(name), _limits(range)
         if objective is not None and not callable(objective):
             raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
         if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
             raise InputError("model and guide must be modules (PyroModule), not functions or bound methods")
+        for program in (model, guide):
+            if any(kind(program.forward) for kind in (isgeneratorfunction, iscoroutinefunction, isasyncgenfunction)):
+                raise InputError(
+                    f"{type(program).__name__}.forward is a generator or coroutine: it must be an ordinary method"
+                )
         self.model, self.guide, self.name, self.passes, self.range = model, guide, name, passes, range
         if partial and not condition_dim:
             raise InputError("partial is for a condition that data may lack: condition_dim is 0")
@@ -156,6 +163,23 @@ class Pair(nn.Module):
         return x.shape[-1]
 
 
+def _word(name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"name is {said(name)}: it must be text")
+    return name
+
+
+def _limits(range: object) -> tuple[float, float] | None:
+    """The limits of data as two numbers, or None."""
+    if range is None:
+        return None
+    plain = isinstance(range, tuple | list) and len(range) == 2
+    low, high = (number("range", end, low=-float("inf")) for end in range) if plain else (0.0, 0.0)  # type: ignore
+    if not low < high:
+        raise InputError(f"range is {said(range)}: it must be (low, high), low below high, or None")
+    return low, high
+
+
 @contextmanager
 def aside(pair: nn.Module) -> Iterator[None]:
     """Run something that leaves random state, running statistics and parameter store as they were."""
@@ -203,6 +227,12 @@ def _check_sites(drawn: dict[str, dict], guessed: dict[str, dict]) -> None:
         ours, theirs = tuple(site["value"].shape), tuple(guessed[name]["value"].shape)
         if ours != theirs:
             raise InputError(f"site {name!r} has shape {ours} in the model but {theirs} in the guide")
+        batches = tuple(site["fn"].batch_shape), tuple(guessed[name]["fn"].batch_shape)
+        if batches[0] != batches[1]:
+            raise InputError(
+                f"site {name!r} has batch shape {batches[0]} in the model but {batches[1]} in the guide for 2 data: "
+                "both draw it in their data_plate, its vector ended in .to_event(1), or both outside"
+            )
         if not site["fn"].support.check(guessed[name]["value"]).all():
             raise InputError(f"guide draws {name!r} outside of the support of the model's {_family(site)}")
     extra = sorted(set(guessed) - set(drawn))

@@ -33,6 +33,14 @@ def clean_room():
     pyro.clear_param_store()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_of_nobody(tmp_path_factory):
+    """What tests train with is not noted as trusted by whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def data():
     """Twenty rows of eight values in [0, 1]."""

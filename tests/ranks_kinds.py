@@ -6,7 +6,7 @@ import ranks_cases as cases
 import torch
 
 import pyro_vaes as pv
-from pyro_vaes.inference import fit as fit_module
+from pyro_vaes.inference import batches as reading
 
 D, ROWS = cases.D, cases.ROWS
 
@@ -94,13 +94,13 @@ def trained(name, out, fabric=None):
     settings = {"steps": cases.STEPS, "batch_size": cases.BATCH, "log_every": 1, "progress": False, "engine": "eager"}
     settings |= options
     settings["batch_size"] //= 1 if fabric is None else fabric.world_size
-    large, fit_module.LARGE = fit_module.LARGE, 0 if name == "from_a_map" else fit_module.LARGE
+    large, reading.LARGE = reading.LARGE, 0 if name == "from_a_map" else reading.LARGE
     fit = pv.fit_stages if name == "in_stages" else pv.fit
     try:
         with cases.Still():
             found = fit(pair, x, y, fabric=fabric, **settings)
     finally:
-        fit_module.LARGE = large
+        reading.LARGE = large
     rows = [row for history in (found if isinstance(found, list) else [found]) for row in history.rows]
     return pair, rows
 

@@ -293,7 +293,7 @@ def test_a_bad_spec_is_refused(spec, message):
 @pytest.mark.parametrize("mark", MARKS)
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((140,), "needs images"), ((1, 1, 14, 10), "needs images"), ((14, 11), "a row of x has 140")],
+    [((140,), "needs images"), ((1, 1, 14, 10), "must be .H, W"), ((14, 11), "with 140 entries")],
 )
 def test_marks_need_images_of_the_right_size(mark, shape, message):
     with pytest.raises(InputError, match=message):

@@ -5,7 +5,7 @@ import torch
 
 import pyro_vaes as pv
 from pyro_vaes.inference.compile import Engine
-from pyro_vaes.inference.guard import Interruption
+from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.loop import Loop
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -116,7 +116,7 @@ def test_prefetched_batches_are_the_resident_ones(kind, tmp_path):
 
 
 def test_training_on_large_data_is_training(data, monkeypatch):
-    monkeypatch.setattr("pyro_vaes.inference.fit.LARGE", 1)
+    monkeypatch.setattr("pyro_vaes.inference.batches.LARGE", 1)
     one, other = make(), make()
     pv.fit(one, data, steps=8, batch_size=7, progress=False)
     monkeypatch.undo()

@@ -12,6 +12,7 @@ from pyro_vaes.analysis.replicate import replicate
 from pyro_vaes.analysis.target import Target
 from pyro_vaes.inference.densities import quietly, seed_at
 from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.pareto import khat
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.sharing import in_order
@@ -23,20 +24,24 @@ Arrays = dict[str, dict[str, np.ndarray]]
 def batches(plan: Plan, progress: bool = False, ranks: Ranks | None = None) -> Iterator[tuple[slice, Arrays]]:
     """Give the rows of each batch with their arrays, which have the shapes that the plan says.
 
+    Where memory runs out the plan's chunk is halved: other draws of the same posterior, from streams of their own.
+
     Args:
         ranks: among whom the batches are shared out; the first is given all of them, the others nothing.
 
     Raises:
         ArithmeticError: if a weight is not a number.
+        MemoryError: if there is not enough for one draw of a batch.
     """
+    chunk = Chunk("chunk", plan.chunk)
     starts = range(0, len(plan.x), plan.batch_size)
     if ranks is None:
         for start in _shown(plan, starts, progress):
-            yield _rows(plan, start), _found(plan, start)
+            yield _rows(plan, start), _found(plan, start, chunk)
         return
     shown = iter(_shown(plan, starts, progress and ranks.first))
     for i, one in in_order(
-        ranks, len(starts), lambda i: _bytes(_found(plan, starts[i])), lambda i: _size(plan, starts[i])
+        ranks, len(starts), lambda i: _bytes(_found(plan, starts[i], chunk)), lambda i: _size(plan, starts[i])
     ):
         next(shown)
         yield _rows(plan, starts[i]), _arrays(plan, starts[i], one)
@@ -55,9 +60,9 @@ def _rows(plan: Plan, start: int) -> slice:
     return slice(start, min(start + plan.batch_size, len(plan.x)))
 
 
-def _found(plan: Plan, start: int) -> Arrays:
+def _found(plan: Plan, start: int, chunk: Chunk) -> Arrays:
     with quietly(plan.pair):
-        found = _batch(plan, _rows(plan, start))
+        found = _batch(plan, _rows(plan, start), chunk)
     return {g: {n: _shaped(plan, g, n, found[g][n]) for n in v} for g, v in plan.variables.items()}
 
 
@@ -88,17 +93,17 @@ def _arrays(plan: Plan, start: int, one: Tensor) -> Arrays:
     return found
 
 
-def _batch(plan: Plan, rows: slice) -> dict[str, dict[str, Tensor]]:
+def _batch(plan: Plan, rows: slice, chunk: Chunk) -> dict[str, dict[str, Tensor]]:
     x, y = as_batch(plan.x[rows]), None if plan.y is None else plan.y[rows]
     at = Target(plan.pair, x, y, plan.sites)
-    parts: dict[tuple[str, str], list[Tensor]] = {}
 
-    def put(group: str, name: str, value: Tensor) -> None:
-        if name in plan.variables.get(group, {}):
-            parts.setdefault((group, name), []).append(value)
+    def some(done: int, count: int) -> dict[tuple[str, str], Tensor]:
+        part: dict[tuple[str, str], Tensor] = {}
 
-    for done in range(0, plan.draws, plan.chunk):
-        count = min(plan.chunk, plan.draws - done)
+        def put(group: str, name: str, value: Tensor) -> None:
+            if name in plan.variables.get(group, {}):
+                part[group, name] = value
+
         drawn = at.draw(count, (plan.seed, rows.start, done))
         for name, value in _codes(plan, drawn.values).items():
             put("posterior", name, value)
@@ -112,6 +117,12 @@ def _batch(plan: Plan, rows: slice) -> dict[str, dict[str, Tensor]]:
             for name in plan.wide:
                 put("posterior_predictive", name, drawn.values[name][:few])
             _new(plan, rows, y, few, done, {name: drawn.values[name][:few] for name in at.sites.code}, put)
+        return part
+
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for part in chunk.over(plan.draws, some):
+        for key, value in part.items():
+            parts.setdefault(key, []).append(value)
     found: dict[str, dict[str, Tensor]] = {group: {} for group in plan.variables}
     for (group, name), values in parts.items():
         found[group][name] = torch.cat(values)

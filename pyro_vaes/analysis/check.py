@@ -17,7 +17,7 @@ from pyro_vaes.analysis.psis import psis
 from pyro_vaes.analysis.sbc import sbc
 from pyro_vaes.analysis.sensitivity import power_scaling
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, image_shape, short, whole
+from pyro_vaes.errors import InputError, image_shape, room, short, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.impute import impute
@@ -284,6 +284,8 @@ def check(
         raise InputError(f"mask must be a bool tensor of shape {tuple(x.shape)}, True where an entry is dirty")
     budget = budget or Budget()
     among = _spread(len(x), budget.rows).to(x.device)
+    needed = 16.0 * len(among) * budget.draws * (x.shape[1] + 16)
+    room(f"{budget.draws:,} draws of {len(among):,} data", needed, "take fewer")
     rows, labels = as_batch(x[among]), None if y is None else y[among]
     work = _Work(
         pair, rows, labels, look(pair, rows, labels), shape, None if mask is None else mask[among], budget, seed

@@ -11,6 +11,7 @@ from pyro_vaes.errors import InputError, image_shape, said, whole
 from pyro_vaes.evaluation.metrics import average_precision, cell_auc
 from pyro_vaes.finding import Finding
 from pyro_vaes.pair import Pair
+from pyro_vaes.tensors import NARROW, plain
 
 # Fixed beforehand: a probability that is five points off on average still orders what to look at; an interval that
 # holds ten points less than it says is another interval, and twenty points less none.
@@ -96,17 +97,15 @@ def judge_outliers(found: OutlierPosterior, mask: Tensor, clean: Tensor | None =
 
     if not isinstance(found, OutlierPosterior):
         raise InputError(f"found is {said(found)}: it must be what outlier_posterior gives")
-    if not isinstance(mask, Tensor):
-        raise InputError(f"mask is {said(mask)}: it must be a bool tensor, True where an entry is dirty")
-    mask = mask.cpu()
+    mask = plain("mask", mask, 2, "a bool tensor, True where an entry is dirty").cpu()
     both = {"guide": found.guide.outlier, "weighted": found.weighted.outlier, "exceeds": found.weighted.exceeds}
     bins = {name: reliability(p, mask) for name, p in both.items()}
     covered = {}
     if clean is not None:
-        if not isinstance(clean, Tensor) or not clean.is_floating_point() or not bool(clean.isfinite().all()):
-            raise InputError(f"clean is {said(clean)}: it must be a tensor of finite floats in the units of x")
-        if clean.shape != mask.shape:
+        if plain("clean", clean, 2, "a tensor of finite floats in the units of x").shape != mask.shape:
             raise InputError(f"clean has shape {tuple(clean.shape)}, mask {tuple(mask.shape)}: they must agree")
+        if not clean.is_floating_point() or clean.dtype in NARROW or not bool(clean.isfinite().all()):
+            raise InputError(f"clean is {clean.dtype}: it must be a tensor of finite floats in the units of x")
         covered = {n: _covered(m, clean, mask) for n, m in (("guide", found.guide), ("weighted", found.weighted))}
     return Judged(
         found.pair,

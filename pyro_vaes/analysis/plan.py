@@ -1,7 +1,6 @@
 """What a posterior on paper holds: groups, variables, dimensions, and what had to be left out and why."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from pyro_vaes.analysis.replicate import drawable
 from pyro_vaes.analysis.target import Sites, look
-from pyro_vaes.errors import InputError, image_shape, whole
+from pyro_vaes.errors import InputError, image_shape, room, whole
 from pyro_vaes.evaluation.blocks import blocks_of
 from pyro_vaes.inference.densities import rehearsed
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.pair import Pair
+from pyro_vaes.tensors import plain
 
 NO_CHAIN = (
     "independent draws of the guide q(code | x), NOT a Markov chain: there is no R-hat and no MCMC effective sample "
@@ -138,10 +138,7 @@ def check_fits(plan: Plan, rows: int, advice: str) -> None:
     code = sum(int(np.prod(event)) for event in plan.sites.code.values())
     images = plan.x.shape[1] * (4 * plan.replicates + 2 * min(plan.chunk, plan.draws))
     needed = rows * (plan.draws * (4 * code + 24) + 4 * images)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        size = f"{needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f}"
-        raise InputError(f"{rows:,} data with {plan.draws:,} draws each take about {size}: {advice}")
+    room(f"{rows:,} data with {plan.draws:,} draws each", needed, advice)
 
 
 def _filled(plan: Plan) -> Plan:
@@ -255,16 +252,16 @@ def _constants(plan: Plan, pixels: tuple[str, ...]) -> dict[str, Variable]:
 def _labels(labels: Tensor | None, rows: int) -> Tensor | None:
     if labels is None:
         return None
-    if not isinstance(labels, Tensor) or tuple(labels.shape) != (rows,) or labels.is_floating_point():
-        shape = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-        raise InputError(f"labels are {shape}: they must be {rows} whole numbers, one per datum")
+    what = f"{rows} whole numbers, one per datum"
+    if tuple(plain("labels", labels, what=what).shape) != (rows,) or labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}: they must be {what}")
     return labels.long()
 
 
 def _marks(name: str, value: Any, x: Tensor) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape not in (x.shape, x.shape[1:]):
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"{name} is {shape}: it must be a tensor of shape {tuple(x.shape)} or ({x.shape[1]},)")
+    what = f"a tensor of shape {tuple(x.shape)} or ({x.shape[1]},)"
+    if plain(name, value, what=what).shape not in (x.shape, x.shape[1:]):
+        raise InputError(f"{name} is {tuple(value.shape)}: it must be {what}")
     if not bool(((value == 0) | (value == 1)).all()):
         raise InputError(f"{name} holds other values than 0 and 1")
     return value.to(torch.int8).expand(x.shape)

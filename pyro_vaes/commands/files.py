@@ -24,15 +24,20 @@ def read_data(
 
     With ``missing`` NaN may pass, as an entry that is missing.
     """
+    from torch import Tensor
+
     from pyro_vaes.data import corrupt, load
+    from pyro_vaes.data.rows import chunks
 
     options = {"root": source["root"], "split": source["split"], "limit": source["limit"]}
     dataset = load(source["source"], **options, download=download, missing=missing)
     x, mask = dataset.x, None
-    if missing and x.is_floating_point() and bool(x.isnan().all()):
+    of_shards(x, corrupt=source["corrupt"], binarise=source["binarise"])
+    missing = missing and x.is_floating_point() and isinstance(x, Tensor)
+    if missing and all(bool(part.isnan().all()) for _, part in chunks(x, few=False)):
         raise InputError(f"{source['source']} holds nothing but missing entries (NaN)")
     changed = source["corrupt"] or source["binarise"] not in (None, "dynamic")
-    if missing and changed and x.is_floating_point() and bool(x.isnan().any()):
+    if missing and changed and any(bool(part.isnan().any()) for _, part in chunks(x, few=False)):
         raise InputError(f"{source['source']} has missing entries: they cannot be made dirty or binary here")
     if source["corrupt"] is not None:
         dirty = corrupt(x, source["corrupt"], shape=dataset.shape, seed=source["seed"])
@@ -56,6 +61,38 @@ def _trained_on(
     rows, _ = split_rows(len(x), source["held_out"], source["seed"])
     dataset = replace(dataset, x=dataset.x[rows], y=None if dataset.y is None else dataset.y[rows])
     return dataset, x[rows], None if mask is None else mask[rows]
+
+
+#: What commands other than `fit` take of shards, or of more than 4 GiB.
+FIRST = 10_000
+
+
+def of_shards(x: Any, **asked: Any) -> None:
+    """Refuse what would have to make a copy of data that are not in memory."""
+    from pyro_vaes.data.rows import Rows
+
+    for name, value in asked.items():
+        if isinstance(x, Rows) and value not in (None, "dynamic", "gray", 1):
+            raise InputError(
+                f"{name} is {value}: shards are read as they are; write them so, or draw at every step, such as "
+                "--augment impulse:0.4 or --binarise dynamic"
+                if name in ("corrupt", "binarise")
+                else f"{name} is {value}: not for shards, give data that fit into memory"
+            )
+
+
+def head(dataset: "Dataset", x: "Tensor") -> "tuple[Dataset, Tensor]":
+    """Give the first rows, where there are more than memory may hold; and their labels."""
+    import torch
+
+    from pyro_vaes.data.rows import Rows, sampled
+
+    if not sampled(x):
+        return dataset, x
+    rows, n = min(len(x), FIRST), len(x)
+    x, y = x.read(torch.arange(rows)) if isinstance(x, Rows) else (x[:rows], dataset.y)
+    print(f"{dataset.name}: the first {rows:,} of {n:,} data")
+    return replace(dataset, x=x, y=None if y is None else y[:rows]), x
 
 
 def binary(dataset: "Dataset", kind: Any, source: dict[str, Any]) -> "Dataset":
@@ -86,6 +123,8 @@ def data_of(folder: "Run", split: str | None = None) -> "tuple[Dataset, Tensor, 
     source = folder.config["data"] | ({} if split is None else {"split": split, "limit": None, "held_out": None})
     holes = folder.config["missing"] is not None
     dataset, x, mask = read_data(source, missing=holes)
+    dataset, x = head(dataset, x)
+    mask = None if mask is None else mask[: len(x)]
     if holes and x.is_floating_point() and bool(x.isnan().any()):
         raise InputError(f"{source['source']} has missing entries (NaN), and this takes whole data: see impute")
     if binarised_how(folder) == "dynamic":
@@ -105,6 +144,7 @@ def quadrants_of(condition: str | None, dataset: "Dataset", x: "Tensor") -> "Qua
     kind, _, observed = condition.partition(":")
     if kind != "quadrants" or observed not in ("1", "2", "3"):
         raise InputError(f"condition {condition!r}: it must be labels, or quadrants:N with N = 1, 2 or 3")
+    of_shards(x, condition=condition)
     return quadrants(replace(dataset, x=x), int(observed))
 
 
@@ -124,7 +164,7 @@ def condition_for(pair: "Pair", condition: str | None, x: "Tensor", y: "Tensor |
         return None
     if pair.partial and condition not in (None, "labels"):
         raise InputError(f"condition {condition!r}: {pair.name} takes labels, and no pixels")
-    if y is None and not pair.partial:
+    if y is None and not pair.partial and not getattr(x, "labelled", False):
         raise InputError(f"{name} has no labels, which {pair.name} takes as its condition")
     return check_condition(pair, x, y)
 
@@ -132,10 +172,24 @@ def condition_for(pair: "Pair", condition: str | None, x: "Tensor", y: "Tensor |
 def locate_data(data: str) -> str:
     """Name a file by its full path, so that a run can be resumed from elsewhere."""
     from pyro_vaes.data import DATASETS
+    from pyro_vaes.data.shards import holds_shards
 
     if not data:
         raise InputError("the data set has no name")
-    return str(Path(data).resolve()) if data not in DATASETS and Path(data).exists() else data
+    if data in DATASETS or not (Path(data).exists() or holds_shards(data)):
+        return data
+    return str(Path(data).resolve())
+
+
+def named(out: str) -> str:
+    """Refuse a folder without a name, which Python takes for the current one.
+
+    >>> named("runs/a")
+    'runs/a'
+    """
+    if not out:
+        raise InputError("out is '': it must name a folder (. is the current one)")
+    return out
 
 
 def output_path(output: str, input: str | None, run: str, suffixes: tuple[str, ...], also: str | None = None) -> Path:

@@ -11,6 +11,7 @@ from pyro_vaes.commands.files import (
     binarised_how,
     check_writable,
     condition_for,
+    head,
     is_image,
     modelled,
     output_path,
@@ -80,6 +81,7 @@ def do_impute(
     pair = folder.pair()
     where = folder.config["data"]["root"] if root is None else root
     dataset = load(input, root=where, split=split, limit=limit, missing=True)
+    dataset, _ = head(dataset, dataset.x)
     dataset = _binary(folder, dataset)
     x, labels, shape = modelled(folder.config["condition"], dataset, as_batch(dataset.x))
     # Rows without a shape of their own have that of the run's data.

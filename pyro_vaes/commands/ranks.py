@@ -11,6 +11,9 @@ from typing import Any
 from pyro_vaes.errors import InputError, first_line, number, unknown, whole
 
 STRATEGIES = ("ddp",)
+LONGEST = 10**7
+# What a config says may be anybody's: no command starts a thousand processes for it.
+FEW = 8
 # Where Fabric, torchrun and SLURM say which process of a job this is.
 WHICH = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
 
@@ -29,14 +32,16 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
     count = whole("devices", devices) * whole("num_nodes", num_nodes)
     if strategy not in STRATEGIES:
         raise unknown("strategy", str(strategy), list(STRATEGIES))
-    number("timeout", timeout, open_low=True)
+    if number("timeout", timeout, open_low=True) > LONGEST:
+        raise InputError(f"timeout is {timeout}: it must be at most {LONGEST} seconds")
     started = _started()
     if started > 1 and count != started:
-        raise InputError(
-            f"devices is {devices}, num_nodes {num_nodes}, but this is one of {started} processes of a job"
-        )
+        asked = f"devices is {devices}, num_nodes {num_nodes}"
+        raise InputError(f"{asked}, but this is one of {started} processes of a job")
     if count == 1:
         return None
+    if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
+        raise InputError(f"devices is {devices}: this machine has {os.cpu_count()} cores")
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy

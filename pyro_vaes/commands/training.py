@@ -1,6 +1,5 @@
 """Commands that train: demo, variants, describe, fit, resume, reproduce, bench."""
 
-import os
 import shlex
 import warnings
 from pathlib import Path
@@ -12,14 +11,18 @@ from pyro_vaes.commands.files import (
     is_image,
     locate_data,
     modelled,
+    named,
+    of_shards,
     read_data,
     write_figure,
 )
 from pyro_vaes.commands.images import with_shape
 from pyro_vaes.commands.labels import kept_labels
 from pyro_vaes.commands.ranks import fabric_of, launch
+from pyro_vaes.commands.replicas import check_free, replicas_of
 from pyro_vaes.commands.stages import check_stages, fitted, report
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.errors import InputError, whole
+from pyro_vaes.inference.lock import held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,19 +30,6 @@ if TYPE_CHECKING:
     from pyro_vaes.inference.plan import History
     from pyro_vaes.inference.run import Run
     from pyro_vaes.pair import Pair
-
-
-def do_demo(out: str = "runs/demo", scale: str = "quick") -> None:
-    """Clean 1797 dirty digits with ten methods, and show what came out.
-
-    Args:
-        out: folder for the report, the figures, the numbers and the trained t_vae.
-        scale: quick (about two minutes on 2 cores) or paper (five seeds, twice the steps).
-    """
-    from pyro_vaes.experiments.demo import write
-
-    check_scale(scale)
-    write(Path(out), scale)
 
 
 def do_variants() -> None:
@@ -105,7 +95,8 @@ def do_fit(
     Args:
         target: a variant, or file.py:function, whose own options `fit TARGET --help` lists; left out, it is t_vae,
             which learns its own scale.
-        data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder.
+        data: a data set by name, or a .npy, .npz, .csv, .mat file or image folder; or shards, a folder of .parquet or
+            .tar files or a pattern such as "many/*.parquet", which stay on disk.
         corrupt: make the data dirty first, such as impulse:0.4, salt_and_pepper:0.1, circles:0.6.
         out: the run folder, by default runs/TARGET.
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
@@ -162,6 +153,7 @@ def do_fit(
         raise InputError("replicas are trained in one process: leave out devices and num_nodes, or replicas")
     augment = binarised_augment(binarise, augment)
     dataset, x, _ = read_data(source, download, missing is not None)
+    of_shards(x, labels=labels, replicas=replicas)
     x, y, shape = modelled(condition, dataset, x)
     if y is not None and y.dim() == 2:
         if augment is not None:
@@ -187,16 +179,21 @@ def do_fit(
     y = condition_for(pairs[0], condition, x, kept_labels(pairs[0], y, labels, seed), data)
     _check_before(pairs[0], x, y, config)
     print(pairs[0].describe())
-    folder = Path(f"runs/{pairs[0].name}" if out is None else out)
+    folder = Path(f"runs/{pairs[0].name}" if out is None else named(out))
     if replicas == 1:
         Run.check(folder)
-        run = Run.create(folder, config) if launch(fabric) else Run(folder, config)
-        return _train([run], pairs, x, y, resume=False, fabric=fabric)
-    _free(folder)
-    runs = [
-        Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}) for r in range(replicas)
-    ]
-    return _train(runs, pairs, x, y, resume=False)
+        first = launch(fabric)
+        with held(folder if first else None):
+            run = Run.create(folder, config) if first else Run(folder, config)
+            return _train([run], pairs, x, y, resume=False, fabric=fabric)
+    check_free(folder)
+    with held(folder):
+        # The first one last: where it is missing, the start was cut off, and nobody takes a part for the whole.
+        runs = [
+            Run.create(folder / f"replica-{r}", {**config, "plan": {**plan, "seed": seed + r}}, replace=True)
+            for r in reversed(range(replicas))
+        ]
+        return _train(runs[::-1], pairs, x, y, resume=False)
 
 
 def do_resume(
@@ -214,10 +211,9 @@ def do_resume(
         num_nodes: machines, by default as many as before.
         timeout: seconds after which a process that gets no answer from another stops.
     """
-    from pyro_vaes.inference.run import Run, build
+    from pyro_vaes.inference.run import Run
 
-    replicas = sorted(Path(run).glob("replica-*"), key=lambda path: int(path.name.partition("-")[2]))
-    folders = [Run.open(path) for path in replicas or [Path(run)]]
+    folders = [Run.open(path) for path in replicas_of(Path(run)) or [Path(run)]]
     first = folders[0].config
     rows = first["plan"]["batch_size"] * first["devices"] * first["num_nodes"]
     devices = first["devices"] if devices is None else devices
@@ -226,81 +222,27 @@ def do_resume(
     if rows % (devices * num_nodes):
         raise InputError(f"{run} takes {rows} rows per step, which {devices * num_nodes} devices cannot share evenly")
     first["plan"]["batch_size"] = rows // (devices * num_nodes)
-    missing = first["missing"]
-    dataset, x, _ = read_data(first["data"], missing=missing is not None)
+    dataset, x, _ = read_data(first["data"], missing=first["missing"] is not None)
     x, y, _ = modelled(first["condition"], dataset, x)
     pairs = []
-    for config in (folder.config for folder in folders):
-        pairs.append(build(config["target"], config["data_dim"], config["arguments"], config["plan"]["seed"], missing))
-        _first_parameters(pairs[-1], config.get("start"))
+    for folder in folders:
+        pairs.append(folder.untrained(folder.config["plan"]["seed"]))
+        _first_parameters(pairs[-1], folder.config["start"])
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    launch(fabric)
-    return _train(folders, pairs, x, y, resume=True, fabric=fabric)
-
-
-def do_reproduce(name: str, scale: str = "quick", out: str = "results", root: str = "data") -> None:
-    """Run an experiment of the papers, and write its numbers and figures.
-
-    Args:
-        name: of the experiment; an unknown one is answered with the list.
-        scale: quick (minutes on 2 cores) or paper (the settings of the paper).
-        out: folder for NAME.SCALE.json and its figures.
-        root: where data sets lie.
-    """
-    from pyro_vaes.experiments import EXPERIMENTS
-
-    check_scale(scale)
-    if name not in EXPERIMENTS:
-        raise unknown("experiment", name, list(EXPERIMENTS))
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"{out} is a file: --out must be a folder")
-    try:
-        print(f"wrote {EXPERIMENTS[name](Path(out), scale, Path(root))} and the figures beside it")
-    except KeyboardInterrupt:
-        kept = len(list(Path(out).glob(f"{name}.{scale}.cells/*.json"))) - 1
-        if kept > 0:
-            print(f"{kept} finished cells are kept in {Path(out) / name}.{scale}.cells: the same command goes on")
-        raise
-
-
-def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: str = "results") -> int:
-    """Measure a training step and an epoch beside hand-written torch, stock Pyro, NumPyro and pythae.
-
-    Args:
-        only: of a, b, c, d (architectures) and steps, epochs, scaling, ranks (parts), such as a,b; all without it.
-        quick: fewer repetitions.
-        root: where MNIST lies; random pixels of its shape without it.
-        out: folder for bench-steps, bench-epochs, bench-scaling and bench-ranks, as .json and figures.
-    """
-    import subprocess
-    import sys
-
-    import pyro_vaes
-
-    source = Path(pyro_vaes.__file__).parent.parent
-    if not (source / "benchmarks" / "__main__.py").is_file():
-        raise InputError("bench needs the source of pyro-vaes, which has benchmarks/ beside pyro_vaes/: clone it")
-    options = ["--only", only] if only else []
-    options += ["--quick"] if quick else []
-    options += ["--root", str(Path(root).resolve())] if root else []
-    # A process of its own: thread settings must stand before torch is imported.
-    command = [sys.executable, "-m", "benchmarks", *options, "--out", str(Path(out).resolve())]
-    # And they are OpenMP's own, as in a Python script, not those that the command line has set for itself.
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    return subprocess.run(command, cwd=source, env=environment).returncode
-
-
-def check_scale(scale: str) -> None:
-    if scale not in ("quick", "paper"):
-        raise unknown("scale", scale, ["quick", "paper"])
+    with held(run if launch(fabric) else None):
+        return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 
 def _train(
     runs: "list[Run]", pairs: "list[Pair]", x: "Tensor", y: "Tensor | None", resume: bool, fabric: Any = None
 ) -> int:
+    from torch import Tensor
+
+    from pyro_vaes.data.rows import size
     from pyro_vaes.inference.compile import describe
+    from pyro_vaes.inference.guard import JOINED
     from pyro_vaes.inference.shapes import EngineWarning
 
     config = runs[0].config
@@ -308,7 +250,8 @@ def _train(
     where = device_of(config["device"]) if fabric is None else fabric.device
     options |= {"checkpoint_every": config["checkpoint_every"], "device": where, "fabric": fabric}
     options |= {"tracker": config["track"]}
-    x, y = x.to(where), None if y is None else y.to(where)
+    if isinstance(x, Tensor) and size(x) <= JOINED:  # what is larger stays where it is, and is read batch by batch
+        x, y = x.to(where), None if y is None else y.to(where)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EngineWarning)  # describe() says it too
         histories = fitted(runs, pairs, x, y, options, resume)
@@ -327,10 +270,11 @@ def _train(
 def _report(run: "Run", pair: "Pair", history: "History", x: "Tensor", y: "Tensor | None") -> None:
     """Show what a training came to: curve, images, and the two numbers to look at."""
     from pyro_vaes.evaluation.plots import image_rows
-    from pyro_vaes.inference.guard import as_batch
+    from pyro_vaes.inference.guard import as_batch, first_rows
     from pyro_vaes.inference.posterior import ordinary_residual, reconstruct
 
-    shape, few = run.config["shape"], None if y is None else y[:512]
+    shape = run.config["shape"]
+    x, few = first_rows(pair, x, y, 512)
     if run.config["missing"] is not None:
         x = pair.objective.filled(as_batch(x[:512]))  # type: ignore[attr-defined]
     if is_image(shape):
@@ -384,12 +328,6 @@ def binarised_augment(binarise: float | str | None, augment: str | None) -> str 
     if isinstance(kind, str) and kind != "dynamic" and augment in DYNAMIC:
         raise InputError(f"--binarise {kind} and --augment {augment}, which is dynamic: choose one binarisation")
     return "dynamic" if kind == "dynamic" else augment
-
-
-def _free(folder: Path) -> None:
-    """Refuse a folder for replicas that has anything in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already, and not empty: name a new folder for replicas")
 
 
 def _first_parameters(pair: "Pair", start: str | None) -> None:

@@ -10,6 +10,7 @@ from pyro_vaes.commands.files import (
     binary,
     condition_for,
     data_of,
+    head,
     is_image,
     modelled,
     output_path,
@@ -355,6 +356,7 @@ def _trained_and_data(run: str, input: str, root: str) -> "tuple[Pair, Dataset, 
     folder = Run.open(run)
     pair = folder.pair()
     dataset = load(input, root=root)
+    dataset, _ = head(dataset, dataset.x)
     kind = binarised_how(folder)
     if kind is not None:
         # The literature tests what was trained on fresh draws on one fixed draw.

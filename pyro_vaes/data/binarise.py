@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_vaes.data.datasets import Dataset
+from pyro_vaes.data.datasets import Dataset, check_dataset, folder
 from pyro_vaes.data.files import MMAP_BYTES
 from pyro_vaes.errors import InputError, number, unknown, whole
 
@@ -53,7 +53,8 @@ def binarised(
     >>> binarised(grey, "threshold05").x, binarised(grey, "threshold0_inverted").x
     (tensor([[0., 0., 1.]]), tensor([[1., 0., 0.]]))
     """
-    kind = read_kind(kind)
+    check_dataset(dataset)
+    kind, root = read_kind(kind), None if root is None else folder("root", root)
     whole("seed", seed, low=0)
     if kind == "dynamic":
         raise InputError("dynamic is drawn anew at every step: train with augment='dynamic', and test on 'static'")
@@ -62,7 +63,7 @@ def binarised(
     if isinstance(kind, str):
         _check_range(dataset)
     if kind == "static":
-        return _static(dataset, seed, None if root is None else Path(root), split)
+        return _static(dataset, seed, root, split)
     if kind == "threshold0_inverted":
         return replace(dataset, x=(dataset.x == 0).float(), note="1[x = 0]: ink 0, paper 1")
     threshold = 0.5 if kind == "threshold05" else float(kind)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from pyro_vaes.data.declared import read_npy
 from pyro_vaes.data.marks import BLOCK, Corrupted, check, circles, rectangles, stripes
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, image_shape, number, said, unknown, whole
+from pyro_vaes.tensors import plain
 
 
 def impulse(x: Tensor, fraction: float, *, generator: Generator) -> Corrupted:
@@ -87,7 +88,7 @@ def _entries(
     draw: Callable[[torch.Size, torch.dtype, Generator], Tensor],
 ) -> Corrupted:
     check(x, fraction)
-    dirty, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    dirty, mask = x.detach().clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     for rows, hit in zip(dirty.split(BLOCK), mask.split(BLOCK), strict=True):
         hit.copy_(torch.rand(rows.shape, generator=generator) < fraction)
         torch.where(hit, draw(rows.shape, rows.dtype, generator).to(x.device), rows, out=rows)
@@ -117,10 +118,9 @@ def gaussian(x: Tensor, std: float, fraction: float = 1.0, *, generator: Generat
     >>> f"{dirty.x.std():.2f}", bool(dirty.mask.all())
     ('0.20', True)
     """
-    if not (std >= 0 and math.isfinite(std)):
-        raise InputError(f"gaussian: std is {std}: it must be a finite number of at least 0")
+    number("gaussian: std", std)
     check(x, fraction)
-    dirty, mask = x.clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    dirty, mask = x.detach().clone(), torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     for rows, hit in zip(dirty.split(BLOCK), mask.split(BLOCK), strict=True):
         hit.copy_(torch.rand(rows.shape, generator=generator) < fraction)
         noise = torch.randn(rows.shape, generator=generator).to(x.device) * std
@@ -147,10 +147,12 @@ def masked(x: Tensor, mask: Tensor, value: float = 0.0) -> Corrupted:
     [[0.0, 1.0, 0.0]]
     """
     check(x, 0.0)
-    if mask.dtype != torch.bool or mask.shape != x.shape:
+    if plain("mask", mask).dtype != torch.bool or mask.shape != x.shape:
         given, needed = tuple(mask.shape), tuple(x.shape)
         raise InputError(f"the mask is {mask.dtype} of shape {given}: it must be bool of shape {needed}")
-    if not math.isfinite(value) or (x.dtype == torch.uint8 and not 0 <= value <= 1):
+    number("value", value, low=-math.inf)
+    largest = 1 if x.dtype == torch.uint8 else torch.finfo(x.dtype).max
+    if not (0 if x.dtype == torch.uint8 else -largest) <= value <= largest:
         raise InputError(f"value is {value}: it must be finite, and in [0, 1] for uint8 data")
     fill = round(value * 255) if x.dtype == torch.uint8 else value
     return Corrupted(x.masked_fill(mask.to(x.device), fill), mask.clone())
@@ -181,11 +183,14 @@ def corrupt(x: Tensor, spec: str, *, shape: tuple[int, ...], seed: int = 0) -> C
     >>> dirty.mask.any(dim=1).sum().item()
     2
     """
+    if not isinstance(spec, str):
+        raise InputError(f"spec is {said(spec)}: it must be text, such as impulse:0.4")
     name, _, argument = spec.partition(":")
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}: it must be in 0 .. 2^63 - 1")
+    check(x, 0.0)
+    shape = image_shape(shape, x.shape[1])
+    whole("seed", seed, low=0, high=2**63 - 1)
     if name == "mask":
         return masked(x, _mask_file(argument, len(x), shape))
     numbers = _numbers(spec, argument)
@@ -217,12 +222,7 @@ def _numbers(spec: str, argument: str) -> list[float]:
 
 
 def _mask_file(path: str, n: int, shape: tuple[int, ...]) -> Tensor:
-    if not Path(path).is_file():
-        raise InputError(f"mask {path!r}: no such file: give a .npy file, mask:FILE.npy")
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"mask {path}: cannot be read as a .npy array of bool") from error
+    array = read_npy(path, f"mask {path}")
     if array.dtype != np.bool_:
         raise InputError(f"mask {path}: holds {array.dtype} values: it must hold bool")
     if array.shape not in ((n, math.prod(shape)), (n, *shape)):

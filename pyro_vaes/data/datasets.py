@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.data import files
-from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.data.rows import chunks, sampled
+from pyro_vaes.data.shards import Shards, holds_shards, split_of
+from pyro_vaes.errors import InputError, flag, said, unknown, whole
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Dataset:
     Arguments:
         name: the name or path it was loaded by.
         x: (N, d). Images are float32 in [0, 1], tables float32 in their own range. What is too large for
-            that (`pyro_vaes.data.files.MMAP_BYTES`) is a memory map, or uint8 in 0..255, or both.
+            that (`pyro_vaes.data.files.MMAP_BYTES`) is a memory map, or uint8 in 0..255, or both. Or
+            `pyro_vaes.data.shards.Shards`, which a training reads; `x[:1000]` are rows of them.
         shape: of one datum, with product d: (8, 8), (28, 20), (3, 32, 32) channel first, or (d,).
         y: (N,) int64 labels, or None.
         note: what was done to the values since they were loaded, in words; see `pyro_vaes.data.binarised`.
@@ -33,14 +36,39 @@ class Dataset:
     """
 
     name: str
-    x: Tensor
+    x: Any
     shape: tuple[int, ...]
     y: Tensor | None = None
     note: str = ""
 
     def __repr__(self) -> str:
-        labels = "no labels" if self.y is None else "labelled"
+        labels = "labelled" if self.y is not None or getattr(self.x, "labelled", False) else "no labels"
         return f"Dataset({self.name!r}, {len(self.x)} x {self.x.shape[1]}, shape {self.shape}, {labels})"
+
+
+def check_dataset(dataset: object) -> None:
+    """Refuse what is no data set.
+
+    >>> check_dataset("digits")
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: dataset is 'digits': it must be a Dataset, as load gives it
+    """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"dataset is {said(dataset)}: it must be a Dataset, as load gives it")
+
+
+def folder(name: str, value: object) -> Path:
+    """Give the path of a folder, or refuse what is none.
+
+    >>> folder("root", 3)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: root is 3: it must be the path of a folder
+    """
+    if not isinstance(value, str | Path):
+        raise InputError(f"{name} is {said(value)}: it must be the path of a folder")
+    return Path(value)
 
 
 def load(
@@ -58,7 +86,9 @@ def load(
     array, and optional labels `y`; `.csv` of numbers with an optional header line, where a column named
     `label` or `y` holds the labels; `.mat` with a key `ff` (Frey layout), `x`, `X` or a single array. A
     folder holds images of one size, or class subfolders of them, or a `train` subfolder (and others, the
-    splits) of either. Bytes are divided by 255. Python objects are never unpickled from a user's file.
+    splits) of either. `.parquet` and `.tar` files, one, a folder of them, or a pattern such as
+    ``"many/*.parquet"``, stay where they are: `x` is then `pyro_vaes.data.shards.Shards`. Bytes are divided
+    by 255. Python objects are never unpickled from a user's file.
 
     Arguments:
         source: a name in `DATASETS`; any other string, and any `Path`, is a path.
@@ -84,8 +114,14 @@ def load(
         whole("limit", limit)
     if not isinstance(source, str | Path):
         raise InputError(f"source is {source!r}: it must be a name or a path")
+    flag("download", download), flag("missing", missing)
+    if not isinstance(split, str):
+        raise InputError(f"split is {said(split)}: it must be the name of a split")
+    if not (isinstance(source, str) and source in DATASETS) and holds_shards(place := split_of(source, split)):
+        shards = Shards(place, limit=limit)
+        return Dataset(str(source), shards, shards.datum)
     if isinstance(source, str) and source in DATASETS:
-        x, shape, y = DATASETS[source](Path(root), split, limit, download)
+        x, shape, y = DATASETS[source](folder("root", root), split, limit, download)
     else:
         x, shape, y = files.read(_existing(source), split=split, limit=limit, missing=missing)
     if y is not None and len(y) != len(x):
@@ -97,7 +133,7 @@ def load(
 
 def _existing(source: str | Path) -> Path:
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and not path.suffix and len(path.parts) < 2:
+    if isinstance(source, str) and not files.there(path) and not path.suffix and len(path.parts) < 2:
         raise unknown("data set", source, (*DATASETS, "or the path of a file or image folder"))
     return path
 
@@ -106,13 +142,12 @@ def _check_finite(x: Tensor, name: str, missing: bool = False, values: int = 2**
     """Look for NaN and inf in blocks of about `values` entries, so that a memory map stays on disk."""
     if not x.is_floating_point():
         return
-    size = max(1, values // x.shape[1])
-    for start in range(0, len(x), size):
-        part = x[start : start + size]
+    # Of more than 4 GiB a training checks every batch, and all else that takes rows checks those.
+    for start, part in chunks(x, sampled(x), max(1, values // x.shape[1])):
         bad = part.isinf() if missing else ~part.isfinite()
         if bad.any():
             row, column = bad.nonzero()[0].tolist()
-            value = x[start + row, column].item()
+            value = part[row, column].item()
             place = f"row {start + row}, column {column}"
             raise InputError(f"{name}: {value} at {place}, counted from 0: all values must be finite")
 
@@ -281,8 +316,12 @@ RAW = {
 def _torchvision(name: str, cls: str, root: Path, download: bool, **options: Any) -> Any:
     from torchvision import datasets
 
+    kind = getattr(datasets, cls)
+    # A cache that torchvision wrote before 2020 is a pickle, and is passed by: the files it was made of are read. The
+    # name stays, because it is that of the folder.
+    unpickled = type(cls, (kind,), {"_check_legacy_exist": lambda self: False, "__module__": kind.__module__})
     try:
-        return getattr(datasets, cls)(root, download=download, **options)
+        return unpickled(root, download=download, **options)
     except Exception as error:  # damage and network failures surface as nearly any error
         if "not found" in str(error).lower() and not download:
             raise InputError(

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vaes.data.declared import ENTRY, OBJECTS, check_npy, check_npz, mat_arrays
+from pyro_vaes.data.folders import images, listed, spread
 from pyro_vaes.errors import InputError
 
 #: Bytes. A .npy file of at least this size is read through a memory map, and an array of bytes of at
 #: least this size stays uint8, because as float32 it would be four times as large.
 MMAP_BYTES = 2**30
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-
-#: Pillow's modes that are read, and as what.
-MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
 
 Parts = tuple[Tensor, tuple[int, ...], Tensor | None]
 
@@ -51,10 +47,10 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None, mi
     ([[1.0, 2.0], [3.0, 4.0]], (2,), [0, 1])
     """
     path = Path(path)
-    if not path.exists():
+    if not there(path):
         raise InputError(f"{path}: no such file or folder")
     if path.is_dir():
-        return read_folder(_split_folder(path, split), limit)
+        return read_folder(split_folder(path, split), limit)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}: use {_kinds()}")
@@ -63,6 +59,18 @@ def read(path: str | Path, *, split: str = "train", limit: int | None = None, mi
     if split != "train":
         raise InputError(f"{path}: a file has no split {split!r}, only 'train'")
     return _csv(path, missing) if reader is _csv else reader(path)
+
+
+def there(path: Path) -> bool:
+    """Whether a path leads to something; one that the system cannot even look up does not.
+
+    >>> there(Path("x" * 5000))
+    False
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _kinds() -> str:
@@ -141,15 +149,19 @@ def _labels(array: np.ndarray, n: int, where: str) -> Tensor:
     return torch.from_numpy(flat.astype(np.int64))
 
 
-def _pick(arrays: dict[str, np.ndarray], where: str) -> Parts:
-    """Take `x` (or the only array besides `y`) and `y` out of named arrays."""
-    names = [name for name in arrays if name != "y"]
-    chosen = next((name for name in ("x", "X") if name in arrays), names[0] if len(names) == 1 else None)
+def _choose(held: list[str], where: str) -> list[str]:
+    """Of the names of arrays that of the data, `x` or the only one besides `y`, and `y` where it is there."""
+    names = [name for name in held if name != "y"]
+    chosen = next((name for name in ("x", "X") if name in held), names[0] if len(names) == 1 else None)
     if chosen is None:
-        held = ", ".join(arrays) or "nothing"
-        raise InputError(f"{where}: holds {held}: name the data 'x' (and labels 'y')")
-    x, shape = rows(arrays[chosen], f"{where}[{chosen}]")
-    y = _labels(arrays["y"], len(x), f"{where}[y]") if "y" in arrays else None
+        raise InputError(f"{where}: holds {', '.join(held) or 'nothing'}: name the data 'x' (and labels 'y')")
+    return [chosen, *(["y"] if "y" in held else [])]
+
+
+def _pick(arrays: Mapping[str, np.ndarray], names: list[str], where: str) -> Parts:
+    """Read data, and labels where there is a second name, out of named arrays; the others are never looked at."""
+    x, shape = rows(arrays[names[0]], f"{where}[{names[0]}]")
+    y = _labels(arrays["y"], len(x), f"{where}[y]") if "y" in names[1:] else None
     return x, shape, y
 
 
@@ -158,14 +170,21 @@ def _pick(arrays: dict[str, np.ndarray], where: str) -> Parts:
 
 def _numpy(path: Path) -> Parts:
     try:
-        if path.suffix.lower() == ".npy" and path.stat().st_size >= MMAP_BYTES:
-            return (*rows(np.load(path, mmap_mode="c", allow_pickle=False), str(path)), None)
         # numpy leaves the file of a damaged archive open when it opened it itself.
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
+            if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                file.seek(0)
+                size = path.stat().st_size
+                check_npy(file, size, str(path))
+                map_it = path.suffix.lower() == ".npy" and size >= MMAP_BYTES
+                loaded = np.load(path if map_it else file, mmap_mode="c" if map_it else None, allow_pickle=False)
                 return (*rows(loaded, str(path)), None)
-            return _pick({name: loaded[name] for name in loaded.files}, str(path))
+            file.seek(0)
+            # Once it is known to be an archive of arrays, the names are taken first, and two arrays at most are read.
+            with np.load(file, allow_pickle=False) as archive:
+                names = _choose(archive.files, str(path))
+                check_npz(path, names)
+                return _pick(archive, names, str(path))
     except InputError:
         raise
     except Exception as error:  # what a damaged file raises depends on where the damage is
@@ -176,15 +195,25 @@ def _mat(path: Path) -> Parts:
     from scipy.io import loadmat
 
     try:
-        arrays = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        held = mat_arrays(path)
+        names = ["ff"] if "ff" in held else _choose(list(held), str(path))
+        for name in names:
+            _, kind = held[name]
+            if kind not in ENTRY:
+                word = (
+                    f"is sparse: save it with full({name})"
+                    if kind == "sparse"
+                    else f"holds a {kind}: it must hold real numbers"
+                )
+                raise InputError(f"{path}: {name} {word}")
+        arrays = loadmat(path, variable_names=names)
+    except InputError:
+        raise
     except NotImplementedError as error:
         raise InputError(f"{path}: is a MATLAB 7.3 file: save it with -v7") from error
     except Exception as error:  # scipy's reader does not define what a damaged file raises
         raise _unreadable(path, error) from error
-    sparse = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-    if sparse:
-        raise InputError(f"{path}: {sparse[0]} is sparse: save it with full({sparse[0]})")
-    return frey_layout(arrays["ff"], str(path)) if "ff" in arrays else _pick(arrays, str(path))
+    return frey_layout(arrays["ff"], str(path)) if names == ["ff"] else _pick(arrays, names, str(path))
 
 
 def frey_layout(ff: np.ndarray, where: str) -> Parts:
@@ -275,7 +304,7 @@ def _is_number(cell: str) -> bool:
 def _unreadable(path: Path, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if "allow_pickle" in reason:
-        reason = "it holds Python objects, which are never unpickled: save a plain numeric array"
+        reason = OBJECTS
     return InputError(f"{path}: cannot be read: {reason}")
 
 
@@ -285,7 +314,7 @@ READERS: dict[str, Callable[[Path], Parts]] = {".npy": _numpy, ".npz": _numpy, "
 # Folders of images
 
 
-def _split_folder(path: Path, split: str) -> Path:
+def split_folder(path: Path, split: str) -> Path:
     divided = (path / "train").is_dir()
     splits = sorted(child.name for child in path.iterdir() if child.is_dir()) if divided else ["train"]
     if split not in splits:
@@ -297,7 +326,7 @@ def read_folder(path: Path, limit: int | None = None) -> Parts:
     """Read a folder of images of one size, or of class subfolders of them (labelled by sorted name).
 
     Raises:
-        InputError: no images, an empty class, or what `images` raises.
+        InputError: what `listed` and `images` raise.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -309,87 +338,7 @@ def read_folder(path: Path, limit: int | None = None) -> Parts:
     >>> x.shape, shape, y.tolist()
     (torch.Size([2, 6]), (2, 3), [0, 1])
     """
-    classes = None
-    if any(child.is_dir() for child in path.iterdir()):
-        found, classes = _classes(path)
-    else:
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not found:
-        raise InputError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    found, classes = listed(path)
     keep = spread(len(found), limit)
     x, shape = rows(images([found[i] for i in keep]), str(path))
     return x, shape, None if classes is None else torch.tensor([classes[i] for i in keep])
-
-
-def spread(n: int, limit: int | None) -> list[int]:
-    """Choose min(n, limit) indices spread evenly over 0 .. n - 1: index i is floor(i n / limit).
-
-    >>> spread(10, 4), spread(3, None)
-    ([0, 2, 5, 7], [0, 1, 2])
-    """
-    size = min(n, limit or n)
-    return [i * n // size for i in range(size)]
-
-
-def _classes(path: Path) -> tuple[list[Path], list[int]]:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        samples = ImageFolder(path).samples
-    except FileNotFoundError as error:
-        raise _unreadable(path, error) from error
-    return [Path(file) for file, _ in samples], [label for _, label in samples]
-
-
-def images(files: Sequence[Path], prepare: Callable[[Any], Any] | None = None) -> np.ndarray:
-    """Decode image files of one size into bytes of shape (N, H, W), or (N, H, W, 3) for colour.
-
-    Arguments:
-        files: at least one file that Pillow reads.
-        prepare: applied to every Pillow image, such as a crop.
-
-    Raises:
-        InputError: a file is damaged, or its size or number of channels differs from the first one's; a
-            file with other than 1 or 3 channels (an alpha channel, say).
-
-    >>> import tempfile
-    >>> from PIL import Image
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "face.png"
-    ...     Image.new("L", (20, 28)).save(path)
-    ...     images([path]).shape
-    (1, 28, 20)
-    """
-    first = _image(files[0], prepare)
-    array = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for slot, file in zip(array, files, strict=True):
-        image = _image(file, prepare)
-        if image.shape != first.shape:
-            raise InputError(
-                f"{file}: is {_size(image)}, but {files[0]} is {_size(first)}: all images must have one size"
-            )
-        slot[:] = image
-    return array
-
-
-def _image(file: Path, prepare: Callable[[Any], Any] | None) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            image.load()
-            if image.mode not in MODES:
-                raise InputError(
-                    f"{file}: has {len(image.getbands())} channel(s) of mode {image.mode}: "
-                    "images must be 8-bit grey (1 channel) or RGB (3)"
-                )
-            plain = image.convert(MODES[image.mode])
-            return np.asarray(prepare(plain) if prepare else plain)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise _unreadable(file, error) from error
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[0]} x {image.shape[1]} with {1 if image.ndim == 2 else image.shape[2]} channel(s)"

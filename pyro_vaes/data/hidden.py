@@ -1,13 +1,13 @@
 """Which pixels of an image are hidden, to be completed: by the name of a region, or by a file."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.data.declared import read_npy
+from pyro_vaes.errors import InputError, said, unknown
 
 # Hidden: first and last row, first and last column, as shares of the height and the width of an upright face.
 REGIONS = {
@@ -36,8 +36,10 @@ def hiding(region: str, shape: Sequence[int]) -> Tensor:
     >>> hiding("right", (4, 4)).reshape(4, 4)[0]
     tensor([1., 1., 0., 0.])
     """
-    if region not in REGIONS:
+    if not isinstance(region, str) or region not in REGIONS:
         raise unknown("region", str(region), list(REGIONS))
+    if not isinstance(shape, Sequence) or not all(type(n) is int and 0 < n < 2**20 for n in shape):
+        raise InputError(f"shape is {said(shape)}: it must be (H, W) or (C, H, W)")
     if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
         raise InputError(f"data of shape {tuple(shape)} have no {region}: images of at least 4 x 4 are needed")
     height, width = shape[-2:]
@@ -61,16 +63,9 @@ def read_mask(path: str, shape: Sequence[int], rows: int) -> Tensor:
     >>> read_mask("nothing.npy", (2, 2), 3)
     Traceback (most recent call last):
         ...
-    pyro_vaes.errors.InputError: hide nothing.npy: there is no such file
+    pyro_vaes.errors.InputError: hide nothing.npy: there is no such file: give a .npy file
     """
-    if not Path(path).is_file():
-        raise InputError(f"hide {path}: there is no such file")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"hide {path}: it cannot be read as a .npy file ({type(error).__name__})") from None
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"hide {path}: it holds several arrays, and a mask is one")
+    found = read_npy(path, f"hide {path}")
     size = int(np.prod(shape))
     flat = {tuple(shape): (size,), (size,): (size,), (rows, *shape): (rows, size), (rows, size): (rows, size)}
     # A grey mask hides all channels of a colour image.

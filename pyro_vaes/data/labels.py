@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, whole
+from pyro_vaes.tensors import plain
 
 
 def few_labels(y: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -21,9 +22,11 @@ def few_labels(y: Tensor, count: int, seed: int = 0) -> Tensor:
     >>> few_labels(torch.tensor([0, 1, 0, 1, 1, 0]), 2).sort().values
     tensor([-1, -1, -1, -1,  0,  1])
     """
-    odd = not isinstance(y, Tensor) or y.dim() != 1 or len(y) == 0
-    if odd or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise InputError("y must be whole labels (N,), of which a few are kept")
+    plain("y", y, 1, "whole labels (N,), of which a few are kept")
+    if len(y) == 0 or y.dtype not in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        raise InputError(
+            f"y is {y.dtype} of shape {tuple(y.shape)}: it must be whole labels (N,), of which a few are kept"
+        )
     classes = y.unique().tolist()
     whole("count", count, low=len(classes)), whole("seed", seed, low=0)
     generator = torch.Generator().manual_seed(seed)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, image_shape, said
+from pyro_vaes.tensors import NARROW, plain
 
 #: Rows drawn at a time, which bounds the memory of the draws, and with the seed fixes them.
 BLOCK = 4096
@@ -163,10 +164,9 @@ def _marks(
     draw: Callable[[int, int, int, Generator], Tensor],
 ) -> Corrupted:
     check(x, fraction)
+    shape = image_shape(shape, x.shape[1])
     if len(shape) not in (2, 3):
         raise InputError(f"this corruption needs images of shape (H, W) or (C, H, W): one datum is {shape}")
-    if math.prod(shape) != x.shape[1]:
-        raise InputError(f"shape {shape} has {math.prod(shape)} entries: a row of x has {x.shape[1]}")
     height, width = shape[-2:]
     mask = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     images = mask.view(len(x), -1, height, width)
@@ -178,8 +178,9 @@ def _marks(
 
 def check(x: Tensor, fraction: float) -> None:
     """Refuse what is no data of float or bytes, and a fraction outside [0, 1]."""
-    if x.ndim != 2 or x.numel() == 0 or not (x.is_floating_point() or x.dtype == torch.uint8):
+    plain("x", x, 2, "float or uint8 of shape (N, d)")
+    if x.numel() == 0 or not (x.is_floating_point() or x.dtype == torch.uint8) or x.dtype in NARROW:
         given = f"{x.dtype} of shape {tuple(x.shape)}"
         raise InputError(f"x is {given}: it must be float or uint8 of shape (N, d), not empty")
-    if not 0 <= fraction <= 1:
-        raise InputError(f"fraction is {fraction}: it must be in [0, 1]")
+    if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 <= fraction <= 1:
+        raise InputError(f"fraction is {said(fraction)}: it must be in [0, 1]")

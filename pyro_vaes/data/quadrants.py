@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vaes.data.datasets import Dataset
+from pyro_vaes.data.datasets import Dataset, check_dataset
 from pyro_vaes.errors import InputError, whole
 
 ORDER = ("bottom left", "top left", "top right", "bottom right")
@@ -68,6 +68,7 @@ def quadrants(dataset: Dataset, observed: int = 1) -> Quadrants:
     >>> parts.observed.tolist(), parts.missing.tolist()
     ([4, 5], [0, 1, 2, 3, 6, 7])
     """
+    check_dataset(dataset)
     whole("observed", observed, high=3)
     shape = dataset.shape
     if len(shape) not in (2, 3) or shape[-2] % 2 or shape[-1] % 2:

@@ -8,7 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from pyro_vaes.data.corruption import Corrupted
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, unknown, whole
+from pyro_vaes.tensors import NARROW, plain
 
 
 def _gaussian(n: int, g: Generator) -> Tensor:
@@ -66,12 +67,14 @@ def corrupt_cells(x: Tensor, noise: str, rows: float, cells: float = 0.2, *, see
     >>> dirty.mask.sum(1).unique(return_counts=True)
     (tensor([0, 2]), tensor([45,  5]))
     """
-    if noise not in NOISES:
+    whole("seed", seed, low=0)
+    if not isinstance(noise, str) or noise not in NOISES:
         raise unknown("noise", str(noise), list(NOISES))
     for name, share, low in (("rows", rows, 0.0), ("cells", cells, 1e-12)):
         if not isinstance(share, int | float) or isinstance(share, bool) or not low <= share <= 1:
             raise InputError(f"{name} is {share!r}: it must be a share, {'in [0, 1]' if low == 0 else 'in (0, 1]'}")
-    if x.dim() != 2 or len(x) < 2 or not x.is_floating_point() or not bool(x.isfinite().all()):
+    plain("x", x, 2, "a finite floating table (N, d), N at least 2")
+    if len(x) < 2 or not x.shape[1] or x.dtype in NARROW or not x.is_floating_point() or not bool(x.isfinite().all()):
         raise InputError(f"x is {x.dtype} {tuple(x.shape)}: it must be a finite floating table (N, d), N at least 2")
     n, d = x.shape
     generator = torch.Generator().manual_seed(seed)

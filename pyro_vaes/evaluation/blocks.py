@@ -14,6 +14,7 @@ from pyro_vaes.inference.densities import quietly, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.posterior import AtMean, decoded
 from pyro_vaes.pair import Pair
+from pyro_vaes.tensors import plain
 
 ROWS = 512
 PATHS = ("linear", "spherical")
@@ -234,9 +235,9 @@ def start_codes(
     whole("seed", seed, low=0)
     like = next(pair.parameters(), torch.empty(0))
     given = {} if x is None or isinstance(x, Tensor) else _given(pair, sites, x, like)
-    rows = len(x) if isinstance(x, Tensor) else len(given[sites[0]]) if given else whole("draws", draws, high=10**6)
     if isinstance(x, Tensor):
         check_data(pair, x)
+    rows = len(x) if isinstance(x, Tensor) else len(given[sites[0]]) if given else whole("draws", draws, high=10**6)
     y = torch.full((rows,), whole("y", y, low=0)) if isinstance(y, int) else y
     y = check_condition(pair, torch.empty(rows, 0, device=like.device), y)
     seed_at(seed, 0)
@@ -251,6 +252,8 @@ def _given(pair: Pair, sites: tuple[str, ...], x: Mapping[str, Tensor], like: Te
     if not isinstance(x, Mapping) or set(x) != set(sites) or not all(isinstance(v, Tensor) for v in x.values()):
         what = sorted(map(str, x)) if isinstance(x, Mapping) else type(x).__name__
         raise InputError(f"x is {what}: it must be images, or codes of all blocks: {', '.join(sites)}")
+    for name in sites:
+        plain(f"x: {name}", x[name], 2)
     drawn, rows = prior_codes(pair, sites, pair.first_condition(2), 2), len(x[sites[0]])
     if not rows:
         raise InputError("x is empty: there must be at least one code")

@@ -23,6 +23,7 @@ from pyro_vaes.inference.densities import (
     total,
 )
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.pair import Pair
 
 
@@ -82,7 +83,8 @@ def decompose(
 
     Args:
         x: (N, d), N at least 2. y: conditions of a conditional pair. draws: of the guide per datum.
-        chunk: draws at a time. batch_size: posteriors at a time. seed: of the draws.
+        chunk: draws at a time. batch_size: posteriors at a time. Where memory runs out they are halved, and the draws
+            are others of the same estimator. seed: of the draws.
 
     Raises:
         InputError: for bad data or arguments, a guide whose code is a point mass, or a site outside of the data plate.
@@ -103,13 +105,18 @@ def decompose(
         raise InputError("x holds one datum: an aggregated posterior needs two")
     code = _code(pair, x, y)
     with quietly(pair):
-        sums = torch.zeros(4, dtype=torch.float64)
-        for start in range(0, len(x), chunk):
-            rows = slice(start, start + chunk)
+        posteriors = Chunk("batch_size", batch_size)
+
+        def some(start: int, count: int) -> list[Tensor]:
+            rows = slice(start, start + count)
+            condition = None if y is None else y[rows]
             seed_at(seed, start)
-            for _ in range(draws):
-                condition = None if y is None else y[rows]
-                sums += _sums(pair, code, as_batch(x[rows]), condition, x, y, batch_size)
+            return [_sums(pair, code, as_batch(x[rows]), condition, x, y, posteriors) for _ in range(draws)]
+
+        sums = torch.zeros(4, dtype=torch.float64)
+        for parts in Chunk("chunk", chunk).over(len(x), some):
+            for part in parts:
+                sums += part
     data, prior, guide, aggregate = (sums / (len(x) * draws)).tolist()
     kl = guide - prior
     return Decomposition(data - kl, data, kl, guide - aggregate, aggregate - prior, len(x))
@@ -127,22 +134,23 @@ def _code(pair: Pair, x: Tensor, y: Tensor | None) -> Code:
     return Code(free, follow)
 
 
-def _sums(pair: Pair, code: Code, x: Tensor, y: Tensor | None, all_x: Tensor, all_y: Any, batch_size: int) -> Tensor:
+def _sums(pair: Pair, code: Code, x: Tensor, y: Tensor | None, all_x: Tensor, all_y: Any, at: Chunk) -> Tensor:
     """Sums over one chunk of log p(x | z), log p(z), log q(z | x) and log q(z)."""
     sites = run(pair.guide, x, y, 1, {})
     values = {name: sites[name]["value"] for name in code.free}
     terms = log_terms(pair, code, values, x, y)
-    aggregate = _aggregated(pair, values, all_x, all_y, batch_size)
+    aggregate = _aggregated(pair, values, all_x, all_y, at)
     return torch.stack([terms.data.sum(), terms.prior.sum(), terms.guide.sum(), aggregate.sum()]).cpu()
 
 
-def _aggregated(pair: Pair, values: Values, x: Tensor, y: Tensor | None, batch_size: int) -> Tensor:
+def _aggregated(pair: Pair, values: Values, x: Tensor, y: Tensor | None, at: Chunk) -> Tensor:
     """log q(z) of codes (1, B, ...), (B,): the draws become particles, to be weighed under every posterior."""
-    found = []
-    for start in range(0, len(x), batch_size):
-        rows = as_batch(x[start : start + batch_size])
-        condition = None if y is None else y[start : start + batch_size]
+
+    def some(start: int, size: int) -> Tensor:
+        rows = as_batch(x[start : start + size])
+        condition = None if y is None else y[start : start + size]
         spread = {n: v.movedim(0, 1).expand(v.shape[1], len(rows), *v.shape[2:]) for n, v in values.items()}
         count = next(iter(spread.values())).shape[0]
-        found.append(total(run(pair.guide, rows, condition, count, spread), values, count, rows).logsumexp(1))
-    return torch.stack(found).logsumexp(0) - math.log(len(x))
+        return total(run(pair.guide, rows, condition, count, spread), values, count, rows).logsumexp(1)
+
+    return torch.stack(at.over(len(x), some)).logsumexp(0) - math.log(len(x))

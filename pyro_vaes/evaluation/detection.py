@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.evaluation.threshold import drae_threshold
 from pyro_vaes.inference.guard import as_batch, check_data
-from pyro_vaes.inference.posterior import reconstruct
+from pyro_vaes.inference.posterior import reconstructed
 from pyro_vaes.pair import Pair
 
 
@@ -111,7 +111,7 @@ def split(score: Tensor, neighbourhood: int = 1) -> Detected:
 
 
 def _scores(x: Tensor, pair: Pair, passes: int | None, shape: Sequence[int] | None, widths: list[int]) -> Tensor:
-    r = x - reconstruct(pair, x, passes=passes)[0]
+    r = x - reconstructed(pair, x, passes=passes)[0]
     return torch.stack([_averaged(r, shape, b).square().mean(-1) for b in widths])
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, short, whole
+from pyro_vaes.errors import InputError, image_shape, said, short, whole
 from pyro_vaes.evaluation.neighbours import nearest_distances
 from pyro_vaes.evaluation.prdc import prdc
 from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.tensors import NARROW, plain
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -186,9 +187,14 @@ class Judge:
         from sklearn.neural_network import MLPClassifier
 
         whole("seed", seed, low=0)
+        x, held_out = (plain(n, a, 2, "a tensor (n, d)").detach() for n, a in (("x", x), ("held_out", held_out)))
+        shape = image_shape(shape, x.shape[1])
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise InputError(f"hidden is {said(hidden)}: it must be a sequence of widths")
+        hidden = tuple(whole(f"hidden[{i}]", width, high=2**16) for i, width in enumerate(hidden))
         if neighbours is not None and len(held_out) <= whole("neighbours", neighbours):
             raise InputError(f"held_out has {len(held_out)} rows: {neighbours} neighbours take more")
-        if not isinstance(y, Tensor) or y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        if plain("y", y, what="whole labels (N,)").dim() != 1 or y.is_floating_point() or y.is_complex():
             raise InputError("y must be whole labels (N,)")
         if len(x) != len(y):
             raise InputError(f"x has {len(x)} data, y has {len(y)} labels: they must agree")
@@ -247,10 +253,10 @@ def digest(classifier: Any) -> str:
 
 
 def _features(name: str, a: Tensor, low: int = 2) -> np.ndarray:
-    if not isinstance(a, Tensor):
-        raise InputError(f"{name} is a {type(a).__name__}: it must be a tensor (n, p)")
-    if a.ndim != 2 or len(a) < low or not a.shape[1]:
+    if len(plain(name, a, 2, f"a tensor (n, p), n at least {low}")) < low or not a.shape[1]:
         raise InputError(f"{name} has shape {tuple(a.shape)}: it must be (n, p), n at least {low}")
+    if a.is_complex() or a.dtype in NARROW:
+        raise InputError(f"{name} has dtype {a.dtype}: it must be real")
     if not bool(a.isfinite().all()):
         raise InputError(f"{name} has {int((~a.isfinite()).sum())} values that are NaN or infinite")
     return a.detach().cpu().double().numpy()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError
+from pyro_vaes.tensors import NARROW, plain
 
 
 def mse(estimate: Tensor, clean: Tensor) -> float:
@@ -219,6 +220,9 @@ def f1(pred: Tensor, truth: Tensor) -> float:
 
 
 def _check(**arrays: Tensor) -> None:
+    for name, a in arrays.items():
+        if plain(name, a).is_complex() or a.dtype in NARROW:
+            raise InputError(f"{name} has dtype {a.dtype}: it must be real")
     (first, one), *rest = arrays.items()
     for name, a in rest:
         if a.shape != one.shape:

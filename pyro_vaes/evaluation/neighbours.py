@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.guard import as_batch
+from pyro_vaes.tensors import NARROW, plain
 
 
 def nearest_distances(x: Tensor, others: Tensor | None = None, *, block: int = 1024) -> Tensor:
@@ -98,10 +99,9 @@ def histogram(distances: Mapping[str, Tensor], bins: int = 60) -> tuple[list[flo
 
 def check_rows(name: str, a: Tensor, low: int = 1) -> None:
     """Refuse what is no (n, p) tensor of finite numbers, floats or bytes."""
-    if not isinstance(a, Tensor) or a.dim() != 2 or len(a) < low or not a.shape[1]:
-        shape = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
-        raise InputError(f"{name} has shape {shape}: it must be (n, p), n at least {low}")
-    if not (a.is_floating_point() or a.dtype == torch.uint8):
+    if len(plain(name, a, 2, f"a tensor (n, p), n at least {low}")) < low or not a.shape[1]:
+        raise InputError(f"{name} has shape {tuple(a.shape)}: it must be (n, p), n at least {low}")
+    if not (a.is_floating_point() or a.dtype == torch.uint8) or a.dtype in NARROW:
         raise InputError(f"{name} has dtype {a.dtype}: it must be floating point, or uint8")
     bad = int((~a.isfinite()).sum())
     if bad:

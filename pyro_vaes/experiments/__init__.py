@@ -30,6 +30,7 @@ from pyro_vaes.experiments import (
     recycling,
     robust_generation,
     semi_supervised,
+    streaming,
     systematic_errors,
     two_stage,
     weak_labels,
@@ -64,6 +65,7 @@ _ALL = (
     guide_audit,
     explorer,
     gallery,
+    streaming,
 )
 MODULES: dict[str, ModuleType] = {module.NAME: module for module in _ALL}
 EXPERIMENTS: dict[str, Callable[[Path, str, Path], Path]] = {name: m.reproduce for name, m in MODULES.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vaes.card import card
-from pyro_vaes.experiments import MODULES, scaling, speed
+from pyro_vaes.experiments import MODULES, faults, scaling, speed
 from pyro_vaes.experiments.record import fill, markdown_table
 from pyro_vaes.experiments.verdicts import verdict_rows
 from pyro_vaes.inference.checkpoint import write_atomically
@@ -59,6 +59,8 @@ def result_table(path: Path) -> str:
     result = json.loads(path.read_text())
     if result["experiment"].startswith("bench-"):
         return f"{TABLES[result['experiment']](result)}\n\n{speed.made(result, path)}"
+    if result["experiment"] == "faults":
+        return f"{faults.table(result)}\n\n{faults.made(result, path)}"
     settings = result.get("settings", result)
     length = f"{settings['steps']:,} steps" if "steps" in settings else f"{settings['epochs']:,} epochs"
     versions = result["versions"]

@@ -1,12 +1,14 @@
 """Two players in one loss: a generator's side and a discriminator, each with a gradient of its own."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from pyro_vaes.errors import InputError
+from pyro_vaes.errors import InputError, first_line, flag
+from pyro_vaes.tensors import NARROW, plain
 
 
 class Players(NamedTuple):
@@ -78,13 +80,30 @@ def players(discriminator: nn.Module, real: Tensor, fake: Tensor, *, saturating:
     """
     if not isinstance(discriminator, nn.Module):
         raise InputError(f"the discriminator is a {type(discriminator).__name__}: it must be a module")
+    flag("saturating", saturating)
+    for name, given in (("real", real), ("fake", fake)):
+        if not plain(name, given).is_floating_point() or given.dtype in NARROW or not given.numel():
+            raise InputError(
+                f"{name} is {given.dtype} of shape {tuple(given.shape)}: it must be floating, and not empty"
+            )
     # Tensors of the module as they are now: while a step is traced, others stand in for them.
     held = {name: t.detach() for name, t in (*discriminator.named_parameters(), *discriminator.named_buffers())}
-    to_generator, _ = _logits(functional_call(discriminator, held, (fake,)), fake)
-    (on_real, more), (on_fake, _) = (_logits(discriminator(a), a) for a in (real.detach(), fake.detach()))
+    to_generator, _ = _logits(_asked(lambda a: functional_call(discriminator, held, (a,)), fake), fake)
+    (on_real, more), (on_fake, _) = (_logits(_asked(discriminator, a), a) for a in (real.detach(), fake.detach()))
     generator = -softplus(to_generator).mean() if saturating else softplus(-to_generator).mean()
     right = 0.5 * ((on_real > 0).to(fake.dtype).mean() + (on_fake <= 0).to(fake.dtype).mean())
     return Players(generator, softplus(-on_real).mean() + softplus(on_fake).mean(), right.detach(), more)
+
+
+def _asked(discriminator: Callable[[Tensor], Any], a: Tensor) -> Any:
+    try:
+        return discriminator(a)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        # What a trace cannot follow is told by those who trace.
+        if "DataDependent" in type(error).__name__ or isinstance(error, InputError):
+            raise
+        what = f"{a.dtype} of shape {tuple(a.shape)}"
+        raise InputError(f"the discriminator cannot take {what}: {first_line(error)}") from error
 
 
 def _logits(found: Any, rows: Tensor) -> tuple[Tensor, Any]:

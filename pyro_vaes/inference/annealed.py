@@ -8,6 +8,7 @@ from torch import Tensor
 from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.densities import Code, Values, log_terms, run, seed_at
 from pyro_vaes.inference.hamiltonian import Ends, State, state_at, transition
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.pair import Pair
 
 ACCEPTANCE = 0.65
@@ -102,17 +103,18 @@ def annealed_weights(
     y: Tensor | None,
     settings: Annealing,
     chains: int,
-    chunk: int,
+    chunk: int | Chunk,
     where: tuple[int, ...],
 ) -> Tensor:
     """Give the log weights (C, B) of one batch, ``chunk`` chains at a time."""
-    path = Path(pair, code, x, y, settings.start)
-    steps = adapted(path, settings, min(chains, chunk), where)
-    parts = []
-    for done in range(0, chains, chunk):
+    path, chunk = Path(pair, code, x, y, settings.start), Chunk.of("chunk", chunk)
+    _, steps = chunk.once(chains, lambda count: adapted(path, settings, count, where))
+
+    def some(done: int, count: int) -> Tensor:
         seed_at(*where, done, 1)
-        parts.append(forward(path, path.draw(min(chunk, chains - done)), settings, steps))
-    return torch.cat(parts)
+        return forward(path, path.draw(count), settings, steps)
+
+    return torch.cat(chunk.over(chains, some))
 
 
 def adapted(path: Path, settings: Annealing, chains: int, where: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, said, whole
 from pyro_vaes.inference.guard import as_batch, check_data
 from pyro_vaes.pair import Pair
 
@@ -32,6 +32,8 @@ def classify(pair: Pair, x: Tensor, *, site: str = "y_unobserved", batch_size: i
     """
     check_data(pair, x, support=False)
     whole("batch_size", batch_size)
+    if not isinstance(site, str):
+        raise InputError(f"site is {said(site)}: it must be the name of a site")
     pair.eval()
     parts = []
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, unknown
+from pyro_vaes.errors import InputError, first_line, unknown
 from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compiler import compiler, inductor
 from pyro_vaes.inference.frozen import program
@@ -179,11 +179,17 @@ class Engine(ByShape):
 
     def eager(self, x: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Gradients and statistics by the program itself."""
-        with torch.enable_grad():
-            loss = self.loss(x)
-            self.names = statistics_names(loss)
-            gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
-        return list(gradients), statistics(loss)
+        try:
+            with torch.enable_grad():
+                loss = self.loss(x)
+                self.names = statistics_names(loss)
+                gradients = torch.autograd.grad(loss.total, self.learned, allow_unused=True)
+            return list(gradients), statistics(loss)
+        except Exception as error:  # a program that was rehearsed, and breaks on other data or at a later step
+            # Of several ranks one may have gone, which others tell.
+            if self.ranks is not None or isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.pair.name} cannot compute a step on {len(x)} rows: {first_line(error)}") from error
 
     def loss(self, x: Tensor):
         with meeting(self.ranks, self._norms):

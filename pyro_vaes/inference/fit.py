@@ -13,37 +13,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vaes.data.augment import Augmentation, augmentation
-from pyro_vaes.errors import InputError, first_line, number, whole
-from pyro_vaes.inference.batches import LARGE, Order, Prefetched, Resident
+from pyro_vaes.data.rows import Rows, sampled
+from pyro_vaes.errors import InputError, flag, whole
+from pyro_vaes.inference import kept
+from pyro_vaes.inference.batches import Prefetched, Resident, batches_of, order_of
 from pyro_vaes.inference.compile import ENGINES, Engine, choose
 from pyro_vaes.inference.finish import finish
 from pyro_vaes.inference.guard import (
-    Diverged,
-    Interruption,
     as_batch,
+    batch_check,
     check_condition,
     check_data,
     check_rows,
     packed,
-    rehearse,
     takes_holes,
 )
+from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.joining import joined
 from pyro_vaes.inference.loop import BLOCK, Loop
 from pyro_vaes.inference.optimiser import rule, suited
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.ranks import Ranks, answered
+from pyro_vaes.inference.rehearsal import rehearse, rehearse_last
 from pyro_vaes.inference.replicas import Replicas, copies, each, each_data
-from pyro_vaes.inference.schedules import Schedule, find, read
+from pyro_vaes.inference.schedules import Schedule, check_schedule, find, read
 from pyro_vaes.inference.state import load_state, read_engine
-from pyro_vaes.inference.track import CHECKPOINT, Track
+from pyro_vaes.inference.track import Track
 from pyro_vaes.inference.trackers import Given, guarded
 from pyro_vaes.pair import Pair
 
 
 def fit(
     pair: Pair | Sequence[Pair],
-    x: Tensor | Sequence[Tensor],
+    x: Tensor | Rows | Sequence[Tensor],
     y: Tensor | Sequence[Tensor] | None = None,
     *,
     steps: int = 3000,
@@ -74,8 +76,10 @@ def fit(
             replicas: they may differ in every tensor (parameters, a fixed floor, beta), not in their programs.
         x: (N, d), in the pair's range, or uint8 pixels, which stay bytes until a batch is used; NaN where an entry is
             missing, for an objective that is :class:`~pyro_vaes.inference.masked.Masked`. For replicas one for all,
-            or a list of one each, of one shape.
-        y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list.
+            or a list of one each, of one shape. Or :class:`~pyro_vaes.data.shards.Shards`, for one pair. Of shards,
+            and of more than 4 GiB, parts are checked before the training, and every batch when it is read.
+        y: conditions of a conditional pair, labels (N,) or (N, c); for replicas likewise one, or a list. None for
+            shards whose rows have labels.
         steps, batch_size, lr, schedule, seed, optimiser, betas: see :class:`~pyro_vaes.inference.plan.Plan`; betas are
             by default those that suit the objective (0.5 and 0.999 for ``wae_gan``, else 0.9 and 0.999); for
             replicas ``lr`` and ``seed`` may be lists. Replicas of one seed given as a number have the seeds ``seed``,
@@ -85,15 +89,13 @@ def fit(
             ``{"beta": (0, 1, 1000)}`` is KL warm-up. See :func:`~pyro_vaes.inference.schedules.settings`.
         augment: fresh randomness in the data at every step: ``dynamic``, ``impulse:0.4``, or a function of a batch.
         engine: ``eager``, ``graph`` or ``inductor`` (see :mod:`~pyro_vaes.inference.compile`), or ``auto``, which
-        chooses by
-            the number of steps, the device and whether there is a compiler. They give the same run, up to rounding.
+            chooses by number of steps, device and whether there is a compiler. They give the same run, up to rounding.
         device: where to train; by default where the data are. Data that lie elsewhere, or are larger than a gigabyte,
             are read batch by batch, ahead of time; so a memory map is never copied whole.
         out: folder for ``metrics.jsonl`` (as it happens) and ``checkpoint.safetensors``; None writes nothing. Replica r
             writes into ``replica-r`` inside of it, and what it writes is that of an ordinary run.
         resume: go on from the checkpoint in ``out``, if there is one, bit for bit as if never interrupted.
-        checkpoint_every, log_every: in steps.
-        progress: show a bar.
+        checkpoint_every, log_every: in steps. progress: show a bar.
         on_step: called with the number of steps taken, after each. That a step was good is known only after its block
             of a hundred; if it was not, the block is taken back.
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: they train one pair on
@@ -111,10 +113,10 @@ def fit(
             meet unseen, or ranks that were told different things.
         RankLost: if another rank has gone, or does not answer within Fabric's time.
         Diverged: for a loss or gradient that is not finite; it names step and site. The pair is as it was before that
-        step,
-            and the last good checkpoint stays.
+            step, and the last good checkpoint stays.
 
-    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+    Ctrl-C and SIGTERM end the run after the current step, with a checkpoint. A process that was killed, a full disk, a
+    damaged checkpoint: ``docs/faults.md`` says what happens, and what is done about it.
 
     Source: ours; stochastic variational inference is of Hoffman et al. (2013), its gradients of Kingma & Welling
     (2014).
@@ -134,9 +136,8 @@ def fit(
     }  # fmt: skip
     if not isinstance(pair, Pair | Sequence):
         raise InputError(f"a Pair is needed, or a list of them, not {type(pair).__name__}")
-    if not isinstance(resume, bool):
-        raise InputError(f"resume is {resume!r}: it must be True or False")
-    if on_step is not None and not callable(on_step):
+    flag("resume", resume)
+    if not (on_step is None or callable(on_step)):
         raise InputError(f"on_step is {on_step!r}: it must be a function of the step")
     first = pair if isinstance(pair, Pair) else next(iter(pair), None)
     betas = suited(getattr(first, "objective", None), optimiser) if betas is None else betas
@@ -158,7 +159,7 @@ def fit(
 
 def train(
     pairs: Sequence[Pair],
-    x: Tensor | Sequence[Tensor],
+    x: Tensor | Rows | Sequence[Tensor],
     y: Tensor | Sequence[Tensor] | None,
     plans: Sequence[Plan],
     out: Sequence[str | Path | None],
@@ -178,25 +179,26 @@ def train(
 ) -> list[History]:
     """Train the runs of one engine: what :func:`fit` does, with everything given run by run."""
     given, fresh = read(schedules), augmentation(augment)
-    whole("checkpoint_every", checkpoint_every)
-    whole("log_every", log_every)
-    data: list[Tensor] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[list-item]
+    whole("checkpoint_every", checkpoint_every), whole("log_every", log_every)
+    data: list[Any] = each_data(x, len(pairs)) if stacked else [x]  # type: ignore[arg-type]
     for folder in out:
-        _check_folder(folder, resume)
+        kept.check_folder(folder, resume)
     told = guarded(tracker if ranks is None or ranks.first else None, out, stacked)
     where = _device(pairs[0], data[0], ranks.device if ranks is not None and device is None else device)
     conditions: list[Any] = list(y) if stacked and isinstance(y, list | tuple) else [y] * len(pairs)
     if len(conditions) != len(pairs):
         raise InputError(f"y has {len(conditions)} entries for {len(pairs)} pairs")
     for i, (pair, rows) in enumerate(zip(pairs, data, strict=True)):
-        check_data(pair, rows, fresh, holes=takes_holes(pair))
+        check_data(pair, rows, fresh, holes=takes_holes(pair), large=True)
         conditions[i] = check_condition(pair, rows, conditions[i])
         check_rows(pair, len(rows), plans[i].batch_size)
         check_options(pair.to(where), rows[:2], schedules, augment, engine, conditions[i])
     if pairs[0].condition_dim:
-        data = [packed(rows, condition) for rows, condition in zip(data, conditions, strict=True)]
+        data = [packed(rows, condition, pairs[0]) for rows, condition in zip(data, conditions, strict=True)]
         x = data if stacked else data[0]
     prepare = _prepared(fresh, pairs[0].data_dim, takes_holes(pairs[0]))
+    for pair, rows, plan in zip(pairs, data, plans, strict=True):
+        rehearse_last(pair, rows, plan.batch_size, prepare)
     extra = _extra(given, fresh)
     tracks = [
         Track(pair.train(), rows, plan, Path(folder) if folder is not None else None, extra, one, ranks)
@@ -205,26 +207,35 @@ def train(
     targets = {name: (function, [t for pair in pairs for t in find(pair, name)]) for name, function in given.items()}
     # Noise is drawn from the global generator, which the caller gets back as it was; so are the settings.
     lost = answered(ranks)
-    with lost, _naming(out), torch.random.fork_rng(), pyro.validation_enabled(False), _given_back(targets.values()):
-        before = [track.read() if resume else None for track in tracks]
+    with (
+        lost,
+        kept.owned(out, ranks),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        _given_back(targets.values()),
+    ):
+        before = kept.common(tracks) if resume else [None] * len(tracks)
         kind, reason = choose(engine, plans[0].steps, where)
         if before[0] is not None and engine == "auto" and before[0][1].get("engine") in ENGINES:
             kind, reason = before[0][1]["engine"], "as before the interruption"
         if ranks is not None:
             progress = progress and ranks.first
             kind, reason = joined(ranks, tracks[0], prepare, before[0], kind, reason)
-        if progress and engine == "auto":
-            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         runner = _runner(kind, reason, tracks, targets, prepare, stacked, ranks)
         torch.manual_seed(plans[0].seed)
         _restore(tracks, runner, before)
+        if progress and engine == "auto":
+            tqdm.write(f"engine {kind}: {reason}", file=sys.stderr)
         if ranks is not None:
-            kept = before[0][0] if before[0] else {}
-            ranks.noise(tracks[0].history.step, plans[0].seed, kept, cast("Engine", runner))
+            tensors = before[0][0] if before[0] else {}
+            ranks.noise(tracks[0].history.step, plans[0].seed, tensors, cast("Engine", runner))
         for track in tracks:
             track.history.engine, track.history.pair = runner, track.pair
-        batches = _batches(x, [Order(len(track.x), plan.batch_size, plan.seed, track.x.device, ranks)
-                               for track, plan in zip(tracks, plans, strict=True)], where, stacked)  # fmt: skip
+        orders = [
+            order_of(track.x, plan.batch_size, plan.seed, ranks) for track, plan in zip(tracks, plans, strict=True)
+        ]
+        check = batch_check(pairs[0], fresh is not None, takes_holes(pairs[0])) if sampled(data[0]) else None
+        batches = batches_of(x, orders, where, stacked, check)
         with runner if isinstance(runner, Replicas) else nullcontext():
             loop, last = Loop(runner, tracks, batches, targets, ranks), partial(finish, tracks, prepare)
             _run(loop, batches, checkpoint_every, log_every, progress, on_step, last)
@@ -253,17 +264,20 @@ def _run(
 
     try:
         with bar, Interruption(loop.ranks) as wish:
+            saved = began
             while loop.taken < steps and wish.signal is None and not loop.stopped:
                 next_save = (loop.taken // checkpoint_every + 1) * checkpoint_every
                 next_look = (loop.taken // BLOCK + 1) * BLOCK
                 loop.block(min(steps, next_save, next_look), wish, log_every, after)
                 if loop.taken == next_save:
                     loop.save()
+                    saved = loop.taken
+            if loop.taken > saved:
+                loop.save()
+            if loop.taken == steps and wish.signal is None and loop.finish(last, wish):
+                loop.save()
             for track in loop.tracks:
                 track.history.interrupted = wish.signal
-            finished = loop.taken == steps and wish.signal is None and last()
-            if loop.taken > began or finished:
-                loop.save()
     finally:
         batches.close()
         for track in loop.tracks:
@@ -291,7 +305,7 @@ def _runner(
 
 def check_options(
     pair: Pair,
-    x: Tensor,
+    x: Tensor | Rows,
     schedules: Mapping[str, Schedule | Sequence[float]] | None = None,
     augment: str | Augmentation | None = None,
     engine: str = "auto",
@@ -303,18 +317,13 @@ def check_options(
         InputError: naming what is wrong and what is allowed.
     """
     fresh = augmentation(augment)
-    check_data(pair, x, fresh, holes=takes_holes(pair))
+    check_data(pair, x, fresh, holes=takes_holes(pair), large=True)
     choose(engine, 1, torch.device("cpu"))
     for name, schedule in read(schedules).items():
-        find(pair, name)
-        try:
-            number(f"the schedule of {name} at step 0", schedule(0), low=-float("inf"))
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"the schedule of {name} cannot run: {first_line(error)}") from error
-    y = pair.first_condition(len(x)) if y is None else y[: len(x)]
-    rehearse(pair, packed(x, y if y is None else y.to(x.device)), _prepared(fresh, pair.data_dim, takes_holes(pair)))
+        check_schedule(pair, name, schedule)
+    y = pair.first_condition(len(x)) if y is None and not isinstance(x, Rows) else y
+    y = y if y is None else y[: len(x)].to(x.device)
+    rehearse(pair, packed(x, y, pair), _prepared(fresh, pair.data_dim, takes_holes(pair)))
 
 
 def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -331,35 +340,13 @@ def _prepared(fresh: Augmentation | None, data_dim: int, holes: bool = False) ->
     return prepare
 
 
-def _check_folder(out: str | Path | None, resume: bool) -> None:
-    if resume and out is None:
-        raise InputError("resume needs the run folder: give out")
-    if out is not None and not str(out):
-        raise InputError("out has no name")
-    for folder in [Path(out), *Path(out).parents] if out is not None else []:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{out} cannot be a folder: {folder} is a file")
-    if out is not None and not resume and (Path(out) / CHECKPOINT).exists():
-        raise InputError(f"{out} already holds a checkpoint: resume it, or name another folder")
-
-
-def _device(pair: Pair, x: Tensor, device: str | torch.device | None) -> torch.device:
-    if not isinstance(x, Tensor):
+def _device(pair: Pair, x: Tensor | Rows, device: str | torch.device | None) -> torch.device:
+    if not isinstance(x, Tensor | Rows):
         check_data(pair, x)
     try:
         return x.device if device is None else torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
-def _batches(
-    x: Tensor | Sequence[Tensor], orders: list[Order], device: torch.device, stacked: bool
-) -> Resident | Prefetched:
-    data = x if isinstance(x, Tensor) else list(x)
-    first = data if isinstance(data, Tensor) else data[0]
-    if first.device == device and first.numel() * first.element_size() < LARGE:
-        return Resident(data, orders, stacked)
-    return Prefetched(data, orders, device, stacked)
 
 
 def _extra(given: Mapping[str, Schedule], fresh: Augmentation | None) -> dict[str, str]:
@@ -377,16 +364,14 @@ def _restore(
 ) -> None:
     """Put every run back to its checkpoint, or begin."""
     steps = {values["step"] for values in (found[1] for found in before if found is not None)}
-    if len(steps) > 1 or (steps and None in before):
-        raise InputError("the replicas' checkpoints are of different steps: resume each as a run of its own")
     states = []
     for run, (track, found) in enumerate(zip(tracks, before, strict=True)):
         if found is not None and track.out is not None:
-            states.append(read_engine(found[0], engine.saved(run), track.out / CHECKPOINT))
+            states.append(read_engine(found[0], engine.saved(run), track.out / str(track.source)))
     # Nothing has changed up to here, so that a bad checkpoint leaves everything as it was.
     for track, found in zip(tracks, before, strict=True):
         if found is not None and track.out is not None:
-            load_state(track.pair, found[0], track.out / CHECKPOINT)
+            load_state(track.pair, found[0], track.out / str(track.source))
     if states:
         engine.load(states)
     for track in tracks:
@@ -402,14 +387,3 @@ def _given_back(targets) -> Iterator[None]:
     finally:
         for tensor, value in before:
             tensor.copy_(value)
-
-
-@contextmanager
-def _naming(out: Sequence[str | Path | None]) -> Iterator[None]:
-    """Say with a divergence which good checkpoint is left."""
-    try:
-        yield
-    except Diverged as error:
-        there = out[0] is not None and (Path(out[0]) / CHECKPOINT).exists()
-        kept = f"the checkpoint in {out[0]} is from before it" if there else "there is no checkpoint from before it"
-        raise Diverged(f"{error}; {kept}") from None

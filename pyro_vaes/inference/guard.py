@@ -2,23 +2,22 @@
 
 import copy
 import math
-import signal
-import threading
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, first_line, said, short
+from pyro_vaes.data.rows import Beside, Rows, chunks, sampled, size
+from pyro_vaes.errors import InputError, first_line
 from pyro_vaes.inference.objective import Loss
-from pyro_vaes.inference.ranks import ASK, Ranks
-from pyro_vaes.inference.tracing import prepared
-from pyro_vaes.pair import Pair, aside
+from pyro_vaes.pair import Pair
+from pyro_vaes.tensors import NARROW, plain
 
-CHUNK = 8192
+#: Bytes. Conditions are put beside data of more than this only when a batch is read.
+JOINED = 2**30
+#: What data must be.
+ROWS = "a tensor of shape (N, d), one row per datum"
 
 
 class Diverged(ArithmeticError):
@@ -39,6 +38,18 @@ class Diverged(ArithmeticError):
     """
 
 
+def check_pair(pair: object) -> None:
+    """Refuse what is no pair.
+
+    >>> check_pair(5)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: a Pair is needed, not int
+    """
+    if not isinstance(pair, Pair):
+        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+
+
 def as_batch(x: Tensor) -> Tensor:
     """Give rows as floats: bytes 0..255 become [0, 1], so that large image sets stay bytes in memory.
 
@@ -50,11 +61,12 @@ def as_batch(x: Tensor) -> Tensor:
 
 def check_data(
     pair: Pair,
-    x: Tensor,
+    x: Tensor | Rows,
     augment: Callable[[Tensor], Tensor] | None = None,
     *,
     support: bool = True,
     holes: bool = False,
+    large: bool = False,
 ) -> None:
     """Refuse data that the pair cannot model.
 
@@ -63,6 +75,8 @@ def check_data(
         augment: what happens to a batch before the pair sees it; it takes values in [0, 1].
         support: False lets any finite value pass, where no likelihood is asked for.
         holes: let NaN pass, where the objective takes it as missing.
+        large: look at some parts only where there are more than 4 GiB, or shards, as a training does, which looks at
+            every batch when it is read; see :func:`batch_check`.
 
     Raises:
         InputError: if x is no (N, d) tensor of the pair's d, is empty, holds NaN or infinity, or lies outside of the
@@ -74,11 +88,12 @@ def check_data(
         ...
     pyro_vaes.errors.InputError: x is 3 at row 0, column 3: l2_vae models values in [0, 1], so rescale
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2:
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    if isinstance(x, Rows):
+        if not large:
+            raise InputError(f"x is {x!r}, which only a training reads: give rows of it, such as x[:1000]")
+    else:
+        plain("x", x, 2, ROWS)
+    check_pair(pair)
     if len(x) == 0:
         raise InputError("x is empty: there must be at least one datum")
     if x.shape[1] != pair.data_dim:
@@ -88,47 +103,95 @@ def check_data(
     ours = next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
     if ours is not None and as_batch(x[:1]).dtype != ours:
         raise InputError(f"x gives {as_batch(x[:1]).dtype} but {pair.name} has {ours} parameters: convert one of them")
-    of: Any = pair.traces()[1].nodes["x"]["fn"].support if support else None
-    family: Any = _of_any(getattr(of, "base_constraint", of))
-    for start in range(0, len(x), CHUNK):
-        chunk = as_batch(x[start : start + CHUNK])
-        if holes and chunk.isnan().any():
-            # Any value that is there stands in for one that is not.
-            there = chunk[~chunk.isnan()]
-            chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
-        _refuse(~torch.isfinite(chunk), chunk, start, "it must be finite")
-        if not support:
-            continue
-        if augment is not None:
-            _refuse((chunk < 0) | (chunk > 1), chunk, start, "an augmentation takes values in [0, 1], so rescale")
-            chunk = _augmented(chunk, augment)
-        _refuse(
-            ~family.check(chunk),
-            chunk,
-            start,
-            f"it must lie in the support of the likelihood ({_say(family)})",
-        )
-        if pair.range is not None:
-            low, high = pair.range
-            _refuse(
-                (chunk < low) | (chunk > high),
-                chunk,
-                start,
-                f"{pair.name} models values in [{low:g}, {high:g}], so rescale",
-            )
+    family = _family(pair) if support else None
+    if augment is None and x.dtype == torch.uint8 and size(x) > JOINED and _any_byte_passes(pair, family):
+        return  # and so does any row
+    for start, part in chunks(x, large and sampled(x)):
+
+        def place(row: int, start: int = start) -> str:
+            return x.place(start + row) if isinstance(x, Rows) else f"row {start + row}"
+
+        _check_chunk(pair, as_batch(part), family, place, holes, augment, support)
+
+
+def batch_check(pair: Pair, augmented: bool, holes: bool) -> Callable[[Tensor, Callable[[int], str]], None]:
+    """Give what refuses rows of a batch when it is read, where there were too many data to look at all of them before.
+
+    It draws nothing, so that it may run beside the training: what an augmentation makes of a batch is not looked at.
+    """
+    family = None if augmented else _family(pair)
+
+    def check(batch: Tensor, place: Callable[[int], str]) -> None:
+        chunk = as_batch(batch[:, : pair.data_dim])
+        _check_chunk(pair, chunk, family, place, holes, support=not augmented)
+        if augmented:
+            _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
+
+    return check
+
+
+def _family(pair: Pair) -> Any:
+    of: Any = pair.traces()[1].nodes["x"]["fn"].support
+    return _of_any(getattr(of, "base_constraint", of))
+
+
+def _any_byte_passes(pair: Pair, family: Any) -> bool:
+    """Whether any row of bytes would pass: then data of this type need not be read."""
+    chunk = (torch.arange(256.0) / 255)[:, None].expand(256, pair.data_dim)
+    try:
+        _check_chunk(pair, chunk, family, str, False)
+    except InputError:
+        return False
+    # A support of whole rows says nothing about each entry.
+    return family is None or family.check(chunk).shape == chunk.shape
+
+
+def _check_chunk(
+    pair: Pair,
+    chunk: Tensor,
+    family: Any,
+    place: Callable[[int], str],
+    holes: bool,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    support: bool = True,
+) -> None:
+    if holes and chunk.isnan().any():
+        # Any value that is there stands in for one that is not.
+        there = chunk[~chunk.isnan()]
+        chunk = chunk.nan_to_num(nan=there[0].item() if len(there) else 0.0, posinf=math.inf, neginf=-math.inf)
+    finite = "it must be finite"
+    if takes_holes(pair) and not holes:
+        finite += " here, though training took NaN: fill in what is missing with impute(pair, x) first"
+    _refuse(~torch.isfinite(chunk), chunk, place, finite)
+    if not support:
+        return
+    if augment is not None:
+        _refuse((chunk < 0) | (chunk > 1), chunk, place, "an augmentation takes values in [0, 1], so rescale")
+        chunk = _augmented(chunk, augment)
+    if family is not None:
+        _refuse(~family.check(chunk), chunk, place, f"it must lie in the support of the likelihood ({_say(family)})")
+    if pair.range is not None:
+        low, high = pair.range
+        allowed = f"{pair.name} models values in [{low:g}, {high:g}], so rescale"
+        _refuse((chunk < low) | (chunk > high), chunk, place, allowed)
 
 
 def _of_any(family: Any) -> Any:
-    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data."""
+    """Bounds of a support that a rehearsal of two data has made (2, d), like a binomial's, for any number of data.
+
+    None where they differ from datum to datum: what a rehearsal saw then says nothing of other data.
+    """
     found = {name: getattr(family, name, None) for name in ("lower_bound", "upper_bound")}
     bounds = {name: b[:1] for name, b in found.items() if isinstance(b, Tensor) and b.dim() > 1}
+    if any(not torch.equal(found[name], bound.expand_as(found[name])) for name, bound in bounds.items()):  # type: ignore[arg-type]
+        return None
     if bounds:
         family = copy.copy(family)
         vars(family).update(bounds)
     return family
 
 
-def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
+def check_condition(pair: Pair, x: Tensor | Rows, y: Tensor | None) -> Tensor | None:
     """Give the conditions of data as the pair takes them, (N, c), or refuse them.
 
     Args:
@@ -144,24 +207,25 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
         ...
     pyro_vaes.errors.InputError: y is given, but l2_vae takes no condition
     """
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
+    check_pair(pair)
     c = pair.condition_dim
     if not c:
         if y is not None:
             raise InputError(f"y is given, but {pair.name} takes no condition")
         return None
+    if y is None and isinstance(x, Rows) and x.labelled:
+        return None  # each row brings its own
     if y is None and pair.partial:
         y = torch.full((len(x),), -1)
     if y is None:
         raise InputError(f"y is missing: {pair.name} takes a condition, {c} entries per datum or labels below {c}")
-    if not isinstance(y, Tensor) or tuple(y.shape) not in ((len(x),), (len(x), c)):
-        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"y is {shape} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})")
-    if y.layout != torch.strided:
-        raise InputError("y is sparse: it must be an ordinary tensor")
-    if y.is_complex():
-        raise InputError(f"y has dtype {y.dtype}: it must be real")
+    plain("y", y, what=f"labels below {c} or numbers of shape ({len(x)}, {c}), in an ordinary tensor")
+    if tuple(y.shape) not in ((len(x),), (len(x), c)):
+        raise InputError(
+            f"y is {tuple(y.shape)} for {len(x)} data: it must be their labels, or of shape ({len(x)}, {c})"
+        )
+    if y.is_complex() or y.dtype in NARROW:
+        raise InputError(f"y has dtype {y.dtype}: it must be real, of 16 bits or more, or whole")
     if y.dim() == 1:
         low, none = (-1, ", or -1 for none") if pair.partial else (0, "")
         # As int64 first: a byte is compared with c, or -1, as a byte.
@@ -177,9 +241,28 @@ def check_condition(pair: Pair, x: Tensor, y: Tensor | None) -> Tensor | None:
     return y.to(x.device, _first(pair).dtype)
 
 
-def packed(x: Tensor, y: Tensor | None) -> Tensor:
-    """Put the condition of every datum beside it, in one tensor that a training reads rows from."""
-    return x if y is None else torch.cat([as_batch(x).to(y.dtype), y], 1)
+def packed(x: Tensor | Rows, y: Tensor | None, pair: Pair | None = None) -> Tensor | Rows:
+    """Put the condition of every datum beside it, in one tensor that a training reads rows from.
+
+    Beside more than a gigabyte, and beside shards, it is put when a row is read; so is the label of a shard's row,
+    which is the condition of ``pair`` where y is None.
+    """
+    own = y is None and isinstance(x, Rows) and x.labelled and pair is not None and bool(pair.condition_dim)
+    if y is None and not own:
+        return x
+    if isinstance(x, Tensor) and size(x) <= JOINED and y is not None:
+        return torch.cat([as_batch(x).to(y.dtype), y], 1)
+    c, dtype = (pair.condition_dim, _first(pair).dtype) if y is None and pair else (y.shape[1], y.dtype)  # type: ignore
+    return Beside(x, y, c, dtype, as_batch, bool(pair and pair.partial))
+
+
+def first_rows(pair: Pair, x: Tensor | Rows, y: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+    """Give the first n rows, and their conditions, on the device of the pair."""
+    device, few = _first(pair).device, None if y is None else y[:n]
+    if isinstance(x, Rows) and x.labelled and y is None and pair.condition_dim:
+        both = packed(x, None, pair)[:n]
+        return x[:n].to(device), both[:, pair.data_dim :].to(device)
+    return x[:n].to(device), few if few is None else few.to(device)
 
 
 def takes_holes(pair: Pair) -> bool:
@@ -204,29 +287,10 @@ def _say(constraint) -> str:
     return "0 or 1; binarise grey values first, or draw them: augment='dynamic'" if name == "boolean" else name
 
 
-def _refuse(bad: Tensor, chunk: Tensor, start: int, allowed: str) -> None:
+def _refuse(bad: Tensor, chunk: Tensor, place: Callable[[int], str], allowed: str) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
-        raise InputError(f"x is {chunk[row, column].item():g} at row {start + row}, column {column}: {allowed}")
-
-
-def rehearse(pair: Pair, x: Tensor, prepare: Callable[[Tensor], Any] = as_batch) -> None:
-    """Compute one loss on two rows, so that a program that cannot run is refused before anything is written.
-
-    Raises:
-        InputError: with the first line of what went wrong.
-    """
-    # With gradients: some of Pyro's estimators refuse to work without.
-    with aside(pair), torch.enable_grad(), pyro.validation_enabled(False):
-        try:
-            # A copy: a program may change its batch.
-            loss = pair(*prepared(prepare, x[:2].to(_first(pair).device).clone()), size=len(x))
-        except InputError as error:
-            raise InputError(short(error)) from None
-        except Exception as error:
-            raise InputError(f"{pair.name} cannot compute its loss: {first_line(error)}") from error
-    if not isinstance(loss, Loss):
-        raise InputError(f"the objective of {pair.name} gives {said(loss)}: it must give a Loss")
+        raise InputError(f"x is {chunk[row, column].item():g} at {place(row)}, column {column}: {allowed}")
 
 
 def check_rows(pair: Pair, rows: int, batch_size: int) -> None:
@@ -271,45 +335,3 @@ def check_gradients(gradients: Mapping[str, Tensor | None], step: int) -> None:
     bad = [name for name, g in gradients.items() if g is not None and not torch.isfinite(g).all()]
     if bad:
         raise Diverged(f"step {step}: the loss is finite but its gradient is not, at {', '.join(map(repr, bad))}")
-
-
-class Interruption:
-    """Turn Ctrl-C and SIGTERM into a wish that the loop grants between two steps; a second one stops at once.
-
-    Args:
-        ranks: who has to hear of it before it is granted, so that all stop after the same step.
-
-    >>> with Interruption() as wish:
-    ...     wish.signal
-    """
-
-    signal: int | None = None
-    heard: int | None = None
-
-    def __init__(self, ranks: Ranks | None = None):
-        self.ranks = ranks
-
-    def granted(self, step: int) -> bool:
-        """Whether to stop before a step; on several ranks they ask each other now and then."""
-        if self.ranks is not None and step % ASK == 0 and self.signal is None:
-            self.signal = self.ranks.largest(self.heard or 0) or None
-        return self.signal is not None
-
-    def __enter__(self) -> "Interruption":
-        self._before: dict[int, object] = {}
-        # Python lets only the main thread handle signals; elsewhere the run is not interruptible.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._wish)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _wish(self, number: int, frame: FrameType | None) -> None:
-        if self.heard is not None:
-            raise KeyboardInterrupt
-        self.heard = number
-        if self.ranks is None:
-            self.signal = number

@@ -1,12 +1,13 @@
 """impute(pair, x): the missing entries of data, drawn given the observed ones."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, number, said, unknown, whole
+from pyro_vaes.errors import InputError, number, room, said, unknown, whole
 from pyro_vaes.finding import Finding
 from pyro_vaes.inference.completion.codes import Codes, by_importance, by_nuts, search
 from pyro_vaes.inference.completion.field import Cost, Field
@@ -220,6 +221,9 @@ def impute(
         raise InputError(
             f"{len(holes)} data have missing entries: nuts takes a datum at a time, {MOST_BY_NUTS} at most"
         )
+    code = sum(math.prod(shape) for shape in sites.free.values())
+    kept = min(batch_size, len(holes)) * samples * (16 * code + 64) + 8 * draws * rows.numel()
+    room(f"{samples:,} samples and {draws:,} draws of {len(holes):,} data", kept, "take fewer")
     some = rows[holes], seen[holes], None if y is None else y[holes]
     parts = []
     with quietly(pair):

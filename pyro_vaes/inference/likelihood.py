@@ -12,6 +12,7 @@ from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.annealed import Annealing, annealed_weights
 from pyro_vaes.inference.densities import check_continuous, draw_and_weigh, examine, quietly, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.pareto import khat as pareto_khat
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.sharing import agree, columns
@@ -90,9 +91,11 @@ def log_likelihood(
             (too few for a k-hat, which is then infinite).
         method: ``"is"``, or ``"ais"`` for Hamiltonian transitions along a path to p(x, z).
         annealing: the path, for ``"ais"``; :class:`~pyro_vaes.inference.annealed.Annealing` has the settings.
-        chunk: draws, or chains, at a time. batch_size: data at a time.
+        chunk: draws, or chains, at a time. batch_size: data at a time. Where memory runs out first the one is halved,
+            down to 1, then the other, and a :class:`~pyro_vaes.errors.FaultWarning` says so.
         seed: of the draws; every batch and chunk has a stream of its own, made of the seed and of where it begins. The
-            same seed, chunk and batch_size give the same numbers, others give other draws of the same estimator.
+            same seed, chunk and batch_size give the same numbers, others give other draws of the same estimator; so
+            does a chunk that was halved, whose parts begin elsewhere.
         progress: show a bar.
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
             the batches, and all get the numbers that one process gives.
@@ -101,6 +104,7 @@ def log_likelihood(
         InputError: for bad data or arguments, and for a pair without a density to weigh: a factor in the model, the
             Jeffreys prior (``ic_vae``, ``ric_vae``), a point mass in the guide, a site outside of the data plate.
         ArithmeticError: if a weight is not a number.
+        MemoryError: if there is not enough for one draw of one datum.
 
     Source: Burda, Grosse & Salakhutdinov (2016), Eq. 8; Neal (2001); Wu, Burda, Salakhutdinov & Grosse (2017).
 
@@ -116,23 +120,24 @@ def log_likelihood(
     check_data(pair, x)
     y = check_condition(pair, x, y)
     code = examine(pair, x, y)
+    at_a_time, rows_at_a_time = Chunk("chunk", chunk), Chunk("batch_size", batch_size)
     if method == "is":
 
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
-            return importance_weights(pair, rows, condition, samples, chunk, (seed, start))
+            return importance_weights(pair, rows, condition, samples, at_a_time, (seed, start))
     else:
         check_continuous(pair, code, x, y)
 
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
-            return annealed_weights(pair, code, rows, condition, settings, samples, chunk, (seed, start))
+            return annealed_weights(pair, code, rows, condition, settings, samples, at_a_time, (seed, start))
 
-    def batch(start: int) -> tuple[Tensor, Tensor, Tensor]:
-        rows = slice(start, start + batch_size)
+    def batch(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(start, start + count)
         return summarise(weigh(as_batch(x[rows]), None if y is None else y[rows], start), start)
 
     agree(ranks, pair, x, y, samples=samples, method=method, path=repr(settings), sizes=[chunk, batch_size], seed=seed)
     with quietly(pair):
-        return LogLikelihood(*columns(ranks, x, batch_size, batch, progress))
+        return LogLikelihood(*columns(ranks, x, rows_at_a_time, batch, progress))
 
 
 def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int, seed: int) -> int:
@@ -144,14 +149,15 @@ def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int,
 
 
 def importance_weights(
-    pair: Pair, x: Tensor, y: Tensor | None, samples: int, chunk: int, where: tuple[int, ...]
+    pair: Pair, x: Tensor, y: Tensor | None, samples: int, chunk: int | Chunk, where: tuple[int, ...]
 ) -> Tensor:
     """Give the log weights (S, B) of one batch, ``chunk`` draws at a time."""
-    parts = []
-    for done in range(0, samples, chunk):
+
+    def some(done: int, count: int) -> Tensor:
         seed_at(*where, done)
-        parts.append(draw_and_weigh(pair, x, y, min(chunk, samples - done)))
-    return torch.cat(parts)
+        return draw_and_weigh(pair, x, y, count)
+
+    return torch.cat(Chunk.of("chunk", chunk).over(samples, some))
 
 
 def summarise(log_w: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyro_vaes.inference.guard import Diverged, Interruption
+from pyro_vaes.errors import number
+from pyro_vaes.inference.guard import Diverged
+from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.ranks import Ranks
-from pyro_vaes.inference.schedules import Schedule
+from pyro_vaes.inference.schedules import Schedule, lowest
 from pyro_vaes.inference.track import Track
 
 # Steps between two looks at the device. Each look costs a synchronisation and a pass over the parameters.
@@ -60,6 +62,7 @@ class Loop:
         self.ranks = ranks
         self.engine, self.tracks, self.batches, self.schedules = engine, tracks, batches, schedules
         self.plan = tracks[0].plan
+        self._lowest = {name: lowest(tracks[0].pair, name) for name in schedules}
 
     @property
     def taken(self) -> int:
@@ -87,13 +90,28 @@ class Loop:
             raise self._repeat(first, last, begin, log_every)
         self.engine.settle()
         self._log(first, values, log_every)
-        if self.ranks is not None:
-            # The first rank alone has a tracker, which may have asked for an end.
-            self.tracks[0].history.stopped = bool(self.ranks.largest(self.stopped))
+        # The first rank alone has a tracker, which may have asked for an end.
+        if self.ranks is not None and self.ranks.largest(int(self.stopped)) and not self.stopped:
+            self.tracks[0].history.stopped = "by the tracker of the first rank"
 
     def save(self) -> None:
         for run, track in enumerate(self.tracks):
             track.save(self.engine.saved(run), self.engine.kind)
+
+    def finish(self, last: Callable[[], bool], wish: Interruption) -> bool:
+        """Do what comes once after the last step, and say whether there was anything; a wish to stop takes it back.
+
+        It may take long, and was saved before: a scheduler that will soon kill must not wait for it.
+        """
+        begin = self._snapshot()
+        try:
+            with wish.at_once():
+                return last()
+        except KeyboardInterrupt:
+            if wish.signal is None:
+                raise
+            self._restore(begin)
+            return False
 
     def _step(self, step: int) -> Tensor:
         self.engine.rates([track.plan.rate(step) for track in self.tracks])
@@ -103,8 +121,11 @@ class Loop:
         return self.engine.step(self.batches(step))
 
     def _set(self, step: int) -> None:
-        for schedule, targets in self.schedules.values():
+        for name, (schedule, targets) in self.schedules.items():
+            # Not a number is left to the loss, which names its site.
             value = schedule(step)
+            if value < self._lowest[name]:
+                number(f"the schedule of {name} at step {step}", value, self._lowest[name])
             for target in targets:
                 target.fill_(value)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.tensors import NARROW, plain
 
 KERNELS = ("imq", "rbf")
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -33,7 +34,7 @@ def mmd(
         block: rows of the kernel matrix held at a time, for large sets; all by default. The sum is the same.
 
     Returns:
-        a scalar; gradients flow to both sets, and nothing looks at values.
+        a scalar; gradients flow to both sets, and nothing looks at values: NaN gives NaN.
 
     Raises:
         InputError: for sets that are not matrices of as many columns and one dtype, fewer than two rows, an unknown
@@ -99,13 +100,13 @@ def _check(a: Tensor, b: Tensor, kernel: str, bandwidth: float | Tensor | None) 
         raise unknown("kernel", str(kernel), list(KERNELS))
     if bandwidth is not None and not isinstance(bandwidth, Tensor):
         number("bandwidth", bandwidth, open_low=True)
-    if isinstance(bandwidth, Tensor) and bandwidth.numel() != 1:
+    if isinstance(bandwidth, Tensor) and plain("bandwidth", bandwidth).numel() != 1:
         raise InputError(f"bandwidth has shape {tuple(bandwidth.shape)}: it must be one number")
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        raise InputError(f"the sets are {type(a).__name__} and {type(b).__name__}: they must be tensors")
+    for name, given in (("a", a), ("b", b)):
+        plain(name, given, what="a tensor (n, k)")
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or not a.shape[1]:
         raise InputError(f"the sets are {tuple(a.shape)} and {tuple(b.shape)}: they must be (n, k) and (m, k)")
-    if a.dtype != b.dtype or not a.is_floating_point():
+    if a.dtype != b.dtype or not a.is_floating_point() or a.dtype in NARROW:
         raise InputError(f"the sets are {a.dtype} and {b.dtype}: they must be floating point, of one kind")
     if min(len(a), len(b)) < 2:
         raise InputError(f"the sets hold {len(a)} and {len(b)} rows: a discrepancy takes at least 2 of each")

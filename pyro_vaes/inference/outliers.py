@@ -9,9 +9,9 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, first_line, number, whole
 from pyro_vaes.inference.guard import as_batch, check_data
-from pyro_vaes.inference.posterior import reconstruct
+from pyro_vaes.inference.posterior import reconstructed
 from pyro_vaes.pair import Pair
 
 
@@ -171,7 +171,10 @@ def outlier_probability(pair: Pair, x: Tensor, draws: int = 8, *, batch_size: in
 
 def _weights(pair: Pair, x: Tensor) -> Any:
     with torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        site: Any = poutine.trace(pair.guide).get_trace(x).nodes.get("w", {})
+        try:
+            site: Any = poutine.trace(pair.guide).get_trace(x).nodes.get("w", {})
+        except RuntimeError as error:  # a chance that is not a number cannot be drawn from
+            raise InputError(f"the guide of {pair.name} cannot answer for these data: {first_line(error)}") from error
     fn = site.get("fn")
     return getattr(fn, "base_dist", fn)
 
@@ -186,5 +189,5 @@ def _log_pi(pair: Pair, x: Tensor) -> Tensor:
 
 
 def _residual(pair: Pair, x: Tensor) -> Tensor:
-    mean, scale = reconstruct(pair, x, draw=True)
+    mean, scale = reconstructed(pair, x, draw=True)
     return (x - mean).double() / scale

@@ -12,9 +12,10 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import OneHotCategorical, TransformedDistribution
 
-from pyro_vaes.errors import InputError, number, whole
+from pyro_vaes.errors import InputError, flag, number, whole
 from pyro_vaes.inference.densities import exact_sites, seed_at
-from pyro_vaes.inference.guard import as_batch, check_condition, check_data
+from pyro_vaes.inference.guard import as_batch, check_condition, check_data, check_pair
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.sharing import agree, columns
 from pyro_vaes.pair import Pair
@@ -78,13 +79,16 @@ def reconstruct(
     .. math:: x^{(1)} = x, \qquad x^{(m+1)} = \mu(\mu_z(x^{(m)})), \qquad m = 1 \dots M
 
     Args:
-        x: (B, d). y: its condition (B, c), of a conditional pair.
+        x: (B, d), finite, or uint8 pixels. y: its condition, labels (B,) or (B, c), of a conditional pair.
         passes: M, the pair's own by default. draw: draw the code of the last pass from the guide instead of taking its
-            mean.
+            mean, by torch's global generator.
 
     Returns:
         The site ``mu`` of the model if it records one, else the mean of its likelihood; and likewise the site
         ``scale``, else the likelihood's standard deviation. Both (B, d).
+
+    Raises:
+        InputError: for bad data or arguments, and for a likelihood without mean or standard deviation.
 
     Source: Wang et al. (2018), V. It does not say whether passes at test time hand on a draw or the mean: the mean.
 
@@ -96,6 +100,16 @@ def reconstruct(
     >>> mean.shape, scale.shape
     (torch.Size([6, 4]), torch.Size([6, 4]))
     """
+    # Values outside of a binary likelihood's support are no mistake here: an answer may go in again.
+    check_data(pair, x, support=False)
+    y, _ = check_condition(pair, x, y), flag("draw", draw)
+    return reconstructed(pair, as_batch(x), y, passes=passes, draw=draw)
+
+
+def reconstructed(
+    pair: Pair, x: Tensor, y: Tensor | None = None, *, passes: int | None = None, draw: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Do what :func:`reconstruct` does, of a batch that has been looked at."""
     passes = pair.passes if passes is None else passes
     whole("passes", passes)
     # Bad data have been refused before; a recycled pass may lie outside of a binary likelihood's support.
@@ -179,11 +193,9 @@ def active_units_by_site(
         raise InputError("x holds one datum: what moves with the data needs two")
     y = check_condition(pair, x, y)
     pair.eval()
-    parts = []
     with torch.random.fork_rng(), torch.no_grad(), pyro.get_param_store().scope(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for start in range(0, len(x), 512):
-            parts.append(_code_means(pair, as_batch(x[start : start + 512]), _rows(y, start, 512), draws))
+        parts = Chunk("rows", 512).over(len(x), lambda i, n: _code_means(pair, *_part(x, y, i, n), draws))
     found = {}
     for site in parts[0]:
         mean, noise = (torch.cat([part[site][i] for part in parts]) for i in (0, 1))
@@ -231,9 +243,10 @@ def ordinary_residual(pair: Pair, x: Tensor, y: Tensor | None = None) -> float:
     0.2
     """
     check_data(pair, x, support=False)
-    y, starts = check_condition(pair, x, y), range(0, len(x), 512)
+    y = check_condition(pair, x, y)
     pair.eval()
-    return torch.cat([reconstruct(pair, as_batch(x[i : i + 512]), _rows(y, i, 512))[1] for i in starts]).mean().item()
+    parts = Chunk("rows", 512).over(len(x), lambda i, n: reconstructed(pair, *_part(x, y, i, n))[1])
+    return torch.cat(parts).mean().item()
 
 
 def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 512, seed: int = 0) -> float:
@@ -243,7 +256,7 @@ def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 5
 
     Args:
         x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
-        batch_size: rows at a time. seed: of the draws.
+        batch_size: rows at a time, halved where memory runs out, with other draws then. seed: of the draws.
 
     Raises:
         InputError: for bad data.
@@ -256,13 +269,12 @@ def bound(pair: Pair, x: Tensor, y: Tensor | None = None, *, batch_size: int = 5
     """
     check_data(pair, x)
     y = check_condition(pair, x, y)
+    whole("batch_size", batch_size), whole("seed", seed, low=0)
     pair.eval()
-    total = 0.0
     with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        for start in range(0, len(x), batch_size):
-            batch = as_batch(x[start : start + batch_size])
-            total += pair(batch, _rows(y, start, batch_size)).bound.item() * len(batch)
+        rows = Chunk("batch_size", batch_size)
+        total = sum(rows.over(len(x), lambda i, n: pair(*_part(x, y, i, n)).bound.item() * n))
     return total / len(x)
 
 
@@ -286,13 +298,15 @@ def clean(
         passes: M, how often the answer goes in again; the pair's own by default.
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
-        batch_size: rows at a time. seed: of the draws.
+        batch_size: rows at a time, halved where memory runs out; then the draws of ``sd`` and ``probability`` are other
+            draws of the same posterior. seed: of the draws.
         fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
             the batches, and all get everything. Every batch then draws from a stream of its own, so that any number of
             ranks gives the same; ``mean`` and ``score``, which nothing is drawn for, are those without a Fabric too.
 
     Raises:
         InputError: for bad data, or arguments out of range.
+        MemoryError: if there is not enough for one row.
 
     Source: Wang et al. (2018), V for the mean; sd, score, probability and mask are ours.
 
@@ -306,33 +320,34 @@ def clean(
     whole("draws", draws, low=2)
     whole("batch_size", batch_size)
     whole("seed", seed, low=0)
-    number("threshold", threshold, open_low=True)
+    threshold = number("threshold", threshold, open_low=True)
+    whole("passes", pair.passes if passes is None else passes)
     ranks = Ranks.of(fabric)
     pair.eval()
 
-    def batch(start: int) -> tuple[Tensor, ...]:
+    def batch(start: int, count: int) -> tuple[Tensor, ...]:
         if fabric is not None:
             seed_at(seed, start)
-        rows, condition = as_batch(x[start : start + batch_size]), _rows(y, start, batch_size)
-        return _clean_batch(pair, rows, condition, passes, draws, threshold)
+        return _clean_batch(pair, *_part(x, y, start, count), passes, draws, threshold)
 
     agree(ranks, pair, x, y, passes=passes, draws=draws, threshold=threshold, batch_size=batch_size, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Cleaned(*columns(ranks, x, batch_size, batch))
+        return Cleaned(*columns(ranks, x, Chunk("batch_size", batch_size), batch))
 
 
-def _rows(y: Tensor | None, start: int, rows: int) -> Tensor | None:
-    return None if y is None else y[start : start + rows]
+def _part(x: Tensor, y: Tensor | None, start: int, count: int) -> tuple[Tensor, Tensor | None]:
+    rows = slice(start, start + count)
+    return as_batch(x[rows]), None if y is None else y[rows]
 
 
 def _clean_batch(
     pair: Pair, x: Tensor, y: Tensor | None, passes: int | None, draws: int, threshold: float
 ) -> tuple[Tensor, ...]:
-    mean, scale = reconstruct(pair, x, y, passes=passes)
+    mean, scale = reconstructed(pair, x, y, passes=passes)
     total, squares, exceeded = (torch.zeros_like(x) for _ in range(3))
     for _ in range(draws):
-        drawn, drawn_scale = reconstruct(pair, x, y, passes=passes, draw=True)
+        drawn, drawn_scale = reconstructed(pair, x, y, passes=passes, draw=True)
         # Deviations from the mean, not raw values: their squares do not cancel.
         total += drawn - mean
         squares += (drawn - mean).square()
@@ -370,8 +385,9 @@ def sample(
     >>> sample(t_vae(4, 2, (8,)), 3).shape
     torch.Size([3, 4])
     """
+    check_pair(pair)
     whole("draws", draws, high=10**7)
-    whole("seed", seed, low=0)
+    whole("seed", seed, low=0), flag("noise", noise)
     passes = whole("passes", pair.passes if passes is None else passes)
     if noise and passes != 1:
         raise InputError("noise=True draws from the model itself: passes must be 1")
@@ -386,5 +402,5 @@ def sample(
             return p.nodes["x"]["value"]  # type: ignore[return-value]
         x = recorded(p, "mu", "mean")
         for _ in range(passes - 1):
-            x, _ = reconstruct(pair, x, y, passes=1, draw=True)
+            x, _ = reconstructed(pair, x, y, passes=1, draw=True)
     return x

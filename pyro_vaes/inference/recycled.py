@@ -1,12 +1,13 @@
 """Recycling: what the model made of a datum goes in again as a new datum."""
 
+import math
 from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, number, said, whole
 from pyro_vaes.inference.objective import Loss, Objective
 from pyro_vaes.inference.stock import Stock
 
@@ -74,8 +75,11 @@ class Recycled(nn.Module):
                 raise InputError(f"{name} is {flag!r}: it must be True or False")
         if not callable(objective):
             raise InputError(f"objective is {objective!r}: it must be callable, such as ELBO()")
-        if clip is not None and not (len(clip) == 2 and clip[0] < clip[1]):
-            raise InputError(f"clip is {clip}: it must be (low, high) with low < high")
+        if clip is not None:
+            pair = isinstance(clip, tuple | list) and len(clip) == 2
+            low, high = (number("clip", end, low=-math.inf) for end in clip) if pair else (0.0, 0.0)
+            if not low < high:
+                raise InputError(f"clip is {said(clip)}: it must be (low, high) with low < high")
         if recycle_grad and isinstance(objective, Stock) and not hasattr(objective.estimator, "differentiable_loss"):
             raise InputError(f"{objective!r} computes its own gradients: recycle_grad cannot flow through it")
         super().__init__()

@@ -13,6 +13,7 @@ from torch.func import vmap
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vaes.data.rows import Rows
 from pyro_vaes.errors import InputError, whole
 from pyro_vaes.inference.capture import capture_if_possible
 from pyro_vaes.inference.compile import Engine
@@ -343,6 +344,8 @@ def each_data(x: Tensor | Sequence[Tensor], replicas: int) -> list[Tensor]:
     """Give every replica its data: the common ones, or its own, which must be of one shape."""
     if isinstance(x, Tensor):
         return [x] * replicas
+    if isinstance(x, Rows):
+        raise InputError("replicas would read other shards at the same time: fit them one by one, or give a tensor")
     if not isinstance(x, Sequence) or len(x) != replicas:
         raise InputError(f"x must be one tensor for all replicas, or a list of {replicas}")
     if not all(isinstance(rows, Tensor) for rows in x):

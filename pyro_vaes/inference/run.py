@@ -15,12 +15,14 @@ from typing import Any
 import torch
 
 from pyro_vaes import __version__
-from pyro_vaes.errors import InputError, first_line
-from pyro_vaes.inference import checkpoint
+from pyro_vaes.errors import InputError, first_line, read_small, said
+from pyro_vaes.inference import checkpoint, kept
+from pyro_vaes.inference.lock import held, transient
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
-from pyro_vaes.inference.track import CHECKPOINT, METRICS
+from pyro_vaes.inference.track import METRICS, read_rows
+from pyro_vaes.inference.trust import check_code, code_of, remember
 from pyro_vaes.pair import Pair
 from pyro_vaes.variants import variant
 
@@ -34,6 +36,8 @@ class Run:
     Attributes:
         path: the folder.
         config: everything the run was made from: target, arguments, data, corruption, plan, versions.
+        trust: the file of code that the config names, if any, may be executed; without that it is only where this
+            account has trained with that code itself, or has consented before.
 
     Source: ours.
 
@@ -45,18 +49,23 @@ class Run:
 
     path: Path
     config: dict[str, Any]
+    trust: bool = False
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any], replace: bool = False) -> "Run":
         """Make the folder and write its config; the folder must not hold another run, unless that may be replaced.
 
+        Whoever goes on to train in it holds it with :func:`~pyro_vaes.inference.lock.held`, from before this call.
+
         Raises:
             InputError: if the path is a file, holds a run already, or other files.
         """
-        path = cls.check(path, replace)
-        path.mkdir(parents=True, exist_ok=True)
-        config = {**config, "versions": versions()}
-        checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        cls.check(path, replace)
+        with held(path):
+            path = cls.check(path, replace)  # again: another process may have been faster
+            config = {**config, "code": code_of(config["target"]), "versions": versions()}
+            checkpoint.write_atomically(path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        remember(config)
         return cls(path, config)
 
     @staticmethod
@@ -65,17 +74,17 @@ class Run:
         if not str(path):
             raise InputError("the run folder has no name")
         path = Path(path)
-        if (path / CONFIG).exists() and not replace:
-            raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
-        if path.exists() and any(path.iterdir()) and not replace:
+        if (path / CONFIG).exists() and not replace:
+            raise InputError(f"{path} already holds a run: resume it, or name another folder")
+        if path.exists() and any(not transient(file.name) for file in path.iterdir()) and not replace:
             raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")
         return path
 
     @classmethod
-    def open(cls, path: str | Path) -> "Run":
-        """Read a run folder.
+    def open(cls, path: str | Path, *, trust: bool = False) -> "Run":
+        """Read a run folder. No code runs; :meth:`pair` may run the file that the config names, if you trust it.
 
         Raises:
             InputError: if the folder or its config is not that of a run.
@@ -86,13 +95,15 @@ class Run:
         if not (path / CONFIG).is_file():
             raise InputError(f"{path} is not a run folder: there is no {CONFIG} in it")
         try:
-            config = json.loads((path / CONFIG).read_text())
-        except (ValueError, OSError, RecursionError) as error:
+            config = json.loads(read_small(path / CONFIG))
+        except InputError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path / CONFIG} is not readable: {first_line(error)}") from None
         if isinstance(config, dict):
             # What a run had before these could be chosen.
             later: dict[str, Any] = {"engine": "eager", "schedules": {}, "augment": None, "condition": None}
-            later |= {"stage_steps": None, "labels": None, "missing": None, "devices": 1, "num_nodes": 1}
+            later |= {"stage_steps": None, "labels": None, "missing": None, "devices": 1, "num_nodes": 1, "code": None}
             config = later | {"track": None} | config
         _check_types(config, TYPES, str(path / CONFIG))
         strange = sorted(set(config["plan"]) - {field.name for field in fields(Plan)})
@@ -100,26 +111,45 @@ class Run:
             raise InputError(f"{path / CONFIG}: plan has {strange[0]!r}, which no plan has")
         if math.prod(config["shape"]) != config["data_dim"]:
             raise InputError(f"{path / CONFIG}: shape {config['shape']} does not hold {config['data_dim']} entries")
-        return cls(path, config)
+        return cls(path, config, trust)
 
-    def pair(self) -> Pair:
-        """Build the run's pair and load its trained parameters.
+    def untrained(self, seed: int = 0, function: Callable[..., Pair] | None = None) -> Pair:
+        """Build the run's pair, its networks as they start from ``seed``.
+
+        Args:
+            function: what to build it with, instead of what the config names.
 
         Raises:
-            InputError: if the target cannot be found, or the checkpoint is missing, damaged or of another pair.
+            InputError: if the target cannot be found, or is a file of code that is not to be trusted yet.
         """
-        if not (self.path / CHECKPOINT).exists() and (self.path / "stage-1").is_dir():
+        config = self.config
+        if function is None:
+            check_code(config, self.path, self.trust)
+        target = config["target"] if function is None else function
+        return build(target, config["data_dim"], config["arguments"], seed, config["missing"])
+
+    def pair(self, function: Callable[..., Pair] | None = None) -> Pair:
+        """Build the run's pair and load its trained parameters.
+
+        If the checkpoint is damaged, the one before it is taken, and a :class:`~pyro_vaes.errors.FaultWarning` says so.
+
+        Args:
+            function: what to build it with, ``my_pair`` itself, so that no file needs to be trusted.
+
+        Raises:
+            InputError: if the target cannot be found or is not to be trusted, or the checkpoint is missing, damaged
+                (and so is the one before it) or of another pair.
+        """
+        if not kept.exists(self.path) and (self.path / "stage-1").is_dir():
             raise InputError(f"{self.path} is not trained to its last stage: pyro-vaes fit --resume {self.path}")
-        pair = build(
-            self.config["target"], self.config["data_dim"], self.config["arguments"], missing=self.config["missing"]
-        )
-        tensors, _ = checkpoint.load(self.path / CHECKPOINT)
-        load_state(pair, tensors, self.path / CHECKPOINT)
+        pair = self.untrained(function=function)
+        (tensors, _), name = kept.load(self.path)
+        load_state(pair, tensors, self.path / name)
         return pair.eval()
 
     def rows(self) -> list[dict[str, Any]]:
         """The logged steps, first to last."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+        return read_rows(self.path / METRICS)
 
 
 TYPES: dict[str, Any] = {
@@ -134,7 +164,7 @@ TYPES: dict[str, Any] = {
     "augment": str | None,
     "condition": str | None, "track": str | None,
     "stage_steps": list | None, "labels": int | None, "devices": int, "num_nodes": int,
-    "missing": int | float | None, "checkpoint_every": int,
+    "missing": int | float | None, "checkpoint_every": int, "code": str | None,
     "data": {
         "source": str, "root": str, "split": str, "limit": int | None, "corrupt": str | None,
         "binarise": int | float | str | None, "seed": int,
@@ -153,9 +183,9 @@ def _check_types(value: Any, types: dict[str, Any], where: str) -> None:
         if isinstance(kind, dict):
             _check_types(value[key], kind, f"{where}: {key}")
         elif not isinstance(value[key], kind) or isinstance(value[key], bool):
-            raise InputError(f"{where}: {key} is {value[key]!r}, which is no {getattr(kind, '__name__', kind)}")
+            raise InputError(f"{where}: {key} is {said(value[key])}, which is no {getattr(kind, '__name__', kind)}")
     if not all(isinstance(n, int) and n > 0 for n in value.get("shape", [])):
-        raise InputError(f"{where}: shape is {value['shape']}: it must hold whole numbers of at least 1")
+        raise InputError(f"{where}: shape is {said(value['shape'])}: it must hold whole numbers of at least 1")
 
 
 def target_function(target: str) -> Callable[..., Pair]:
@@ -180,7 +210,8 @@ def target_function(target: str) -> Callable[..., Pair]:
     # What lies beside the file can be imported, as when it is run.
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        # Not by the loader, which would run a compiled __pycache__ in place of the text that was read and trusted.
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         raise InputError(f"{file} could not be run: {first_line(error)}") from error
     finally:
@@ -208,6 +239,7 @@ def build(
     """Call a target; its networks start from ``seed``.
 
     Args:
+        target: what :func:`target_function` finds, or the function itself.
         missing: the share of entries that its objective hides in training; see
             :class:`~pyro_vaes.inference.masked.Masked`. None leaves the objective as it is.
 
@@ -215,7 +247,7 @@ def build(
         InputError: if the target takes other arguments, or gives no :class:`~pyro_vaes.pair.Pair`.
     """
     function = target_function(target) if isinstance(target, str) else target
-    target = target if isinstance(target, str) else getattr(target, "__name__", "the target")
+    target = target if isinstance(target, str) else said(target)
     try:
         inspect.signature(function).bind(data_dim=data_dim, **arguments)
     except TypeError as error:

@@ -11,6 +11,7 @@ from pyro_vaes.inference.annealed import Annealing, Path, adapted, backward, for
 from pyro_vaes.inference.densities import Code, check_continuous, examine, quietly, run, seed_at
 from pyro_vaes.inference.guard import check_condition
 from pyro_vaes.inference.likelihood import LogLikelihood, importance_weights, summarise
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.pair import Pair
 
 
@@ -85,7 +86,7 @@ def sandwich(
         size: N, how many data, at least 2. y: conditions of a conditional pair, labels (N,) or (N, c).
         annealing: the path, by default :class:`~pyro_vaes.inference.annealed.Annealing`'s own.
         chains: C, per datum, each way. samples: of importance sampling on the same data; 0 leaves it out.
-        chunk: particles at a time. batch_size: data at a time. seed: of everything drawn.
+        chunk: particles at a time, halved where memory runs out. batch_size: data at a time. seed: of everything drawn.
 
     Raises:
         InputError: for what :func:`~pyro_vaes.inference.likelihood.log_likelihood` refuses, and arguments out of range.
@@ -108,16 +109,17 @@ def sandwich(
     y = check_condition(pair, next(pair.parameters(), torch.empty(0)).new_empty(size, 1), y)
     code, x, truth = _simulated(pair, size, y, seed)
     lower, upper, parts = [], [], []
+    at_a_time = Chunk("chunk", chunk)
     with quietly(pair):
         for start in range(0, size, batch_size):
             rows, where = slice(start, start + batch_size), (seed, start)
             condition = None if y is None else y[rows]
             path = Path(pair, code, x[rows], condition, settings.start)
-            up, down = _both(path, truth[:, rows], settings, chains, chunk, where)
+            up, down = _both(path, truth[:, rows], settings, chains, at_a_time, where)
             lower.append(up.logsumexp(0) - math.log(chains))
             upper.append(math.log(chains) - down.logsumexp(0))
             if samples:
-                parts.append(summarise(importance_weights(pair, x[rows], condition, samples, chunk, (*where, 4))))
+                parts.append(summarise(importance_weights(pair, x[rows], condition, samples, at_a_time, (*where, 4))))
     importance = LogLikelihood(*(torch.cat(c) for c in zip(*parts, strict=True))) if samples else None
     return Sandwich(x, torch.cat(lower), torch.cat(upper), importance)
 
@@ -139,15 +141,16 @@ def _simulated(pair: Pair, size: int, y: Tensor | None, seed: int) -> tuple[Code
 
 
 def _both(
-    path: Path, truth: Tensor, settings: Annealing, chains: int, chunk: int, where: tuple[int, ...]
+    path: Path, truth: Tensor, settings: Annealing, chains: int, chunk: Chunk, where: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
     """The log weights of both directions, (C, B) each."""
-    steps = adapted(path, settings, min(chains, chunk), where)
-    up, down = [], []
-    for done in range(0, chains, chunk):
-        count = min(chunk, chains - done)
+    _, steps = chunk.once(chains, lambda count: adapted(path, settings, count, where))
+
+    def some(done: int, count: int) -> tuple[Tensor, Tensor]:
         seed_at(*where, done, 1)
-        up.append(forward(path, path.draw(count), settings, steps))
+        up = forward(path, path.draw(count), settings, steps)
         seed_at(*where, done, 5)
-        down.append(backward(path, truth.repeat(count, 1, 1), settings, steps))
+        return up, backward(path, truth.repeat(count, 1, 1), settings, steps)
+
+    up, down = zip(*chunk.over(chains, some), strict=True)
     return torch.cat(up), torch.cat(down)

@@ -1,13 +1,17 @@
 """Settings that change while a pair trains: beta, a floor, any number that the pair holds as a tensor."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.errors import InputError, first_line, number, said, unknown, whole
 
 Schedule = Callable[[int], float]
+
+#: Parts of the names of settings that are scales, shares, thresholds, or weights of a term.
+NOT_NEGATIVE = {"beta", "weight", "classifier_weight", "scale", "floor", "share", "broad", "threshold"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,61 @@ def find(pair: nn.Module, name: str) -> list[Tensor]:
     >>> find(ic_vae(4, 2, (3,), floor=0.1), "floor")
     [tensor([0.1000])]
     """
+    return list(named(pair, name).values())
+
+
+def named(pair: nn.Module, name: str) -> dict[str, Tensor]:
+    """Find as :func:`find` does, with the whole names."""
+    if not isinstance(name, str):
+        raise InputError(f"schedules names a setting {said(name)}: a name is text")
     there = settings(pair)
-    found = [tensor for known, tensor in there.items() if f".{name}." in f".{known}."]
+    found = {known: tensor for known, tensor in there.items() if f".{name}." in f".{known}."}
     if not found and name == "lr":
         raise InputError("the learning rate has a schedule of its own: schedule='cosine' or 'constant'")
     if not found:
         raise unknown("setting", str(name), list(there))
     return found
+
+
+def at(name: str, schedule: Schedule, step: int, low: float = -math.inf) -> float:
+    """Give the value of a schedule at a step, or refuse it.
+
+    >>> at("beta", lambda step: -1.0, 3, low=0.0)
+    Traceback (most recent call last):
+        ...
+    pyro_vaes.errors.InputError: the schedule of beta at step 3 is -1.0: it must be finite and at least 0
+    """
+    try:
+        value = schedule(step)
+    except Exception as error:
+        raise InputError(f"the schedule of {name} cannot run at step {step}: {first_line(error)}") from error
+    return number(f"the schedule of {name} at step {step}", value, low)
+
+
+def lowest(pair: nn.Module, name: str) -> float:
+    """How low a setting may go: below 0 only what is no scale and no weight of a term.
+
+    >>> from pyro_vaes.variants import ic_vae
+    >>> lowest(ic_vae(4, 2, (3,), floor=0.1), "floor")
+    0.0
+    """
+    return 0.0 if all(NOT_NEGATIVE & set(known.split(".")) for known in named(pair, name)) else -math.inf
+
+
+def check_schedule(pair: nn.Module, name: str, schedule: Schedule) -> None:
+    """Refuse a schedule that begins, or as a line ends, out of range; or that would make unlike settings alike.
+
+    Raises:
+        InputError: naming the setting and what is allowed.
+    """
+    there = {known: tensor.item() for known, tensor in named(pair, name).items()}
+    if len(set(there.values())) > 1:
+        each = ", ".join(f"{known} is {value:g}" for known, value in there.items())
+        raise InputError(
+            f"the schedule of {name} would make equal what differs ({each}): give each its own, by its name"
+        )
+    for step in (0, schedule.steps) if isinstance(schedule, Linear) else (0,):
+        at(name, schedule, step, lowest(pair, name))
 
 
 def read(schedules: Mapping[str, Schedule | Sequence[float]] | None) -> dict[str, Schedule]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.ranks import Ranks, answered
 from pyro_vaes.inference.state import state
 from pyro_vaes.pair import Pair
@@ -36,29 +37,39 @@ def agree(ranks: Ranks | None, pair: Pair, x: Tensor, y: Tensor | None, **argume
 def columns(
     ranks: Ranks | None,
     x: Tensor,
-    batch_size: int,
-    work: Callable[[int], Sequence[Tensor]],
+    rows: Chunk,
+    work: Callable[[int, int], Sequence[Tensor]],
     progress: bool = False,
 ) -> list[Tensor]:
     """Give what ``work`` finds of every batch, put together, on every rank.
 
     Args:
-        x: (N, ...), whose rows are shared out.
-        work: first row of a batch -> tensors (B, ...), as many and of one dtype each for all batches.
+        x: (N, ...), whose rows are shared out. rows: how many are a batch; fewer where memory runs out.
+        work: first row of a batch and its rows -> tensors (B, ...), as many and of one dtype each for all batches.
 
     Returns:
         Tensors (N, ...), where x lies.
 
-    >>> columns(None, torch.arange(5), 2, lambda start: [torch.arange(5)[start : start + 2] ** 2])
-    [tensor([ 0,  1,  4,  9, 16])]
+    >>> columns(None, torch.arange(5), Chunk("rows", 2), lambda start, count: [torch.arange(5)[start : start + count]])
+    [tensor([0, 1, 2, 3, 4])]
     """
-    starts = range(0, len(x), batch_size)
-    if ranks is None:
-        return [torch.cat(column) for column in zip(*(work(s) for s in _shown(starts, progress)), strict=True)]
-    own = starts[ranks.rank :: ranks.count]
+    from tqdm import tqdm
+
+    starts, size = range(0, len(x), rows.size), rows.size
+    parts: dict[int, Sequence[Tensor]] = {}
+    with tqdm(total=len(x), unit="datum", disable=not progress or not (ranks is None or ranks.first)) as bar:
+
+        def one(start: int, count: int) -> None:
+            parts[start] = work(start, count)
+            bar.update(count * (1 if ranks is None else ranks.count))
+
+        if ranks is None:
+            rows.over(len(x), one)
+            return [torch.cat(column) for column in zip(*parts.values(), strict=True)]
+        with answered(ranks), ranks.together():
+            for first in starts[ranks.rank :: ranks.count]:
+                rows.over(min(size, len(x) - first), lambda start, count, first=first: one(first + start, count))
     with answered(ranks):
-        with ranks.together():
-            parts = {s: work(s) for s in _shown(own, progress and ranks.first)}
         # There is always a first batch, and it is the first rank's.
         like = [[str(c.dtype).removeprefix("torch."), c.shape[1:]] for c in parts[0]] if ranks.first else ""
         kinds = json.loads(ranks.words(json.dumps(like))[0])
@@ -97,14 +108,6 @@ def in_order(
         elif mine < count:
             with answered(ranks):
                 torch.distributed.send(found.to(ranks.device), 0)
-
-
-def _shown(starts: range, progress: bool) -> Any:
-    if not progress:
-        return starts
-    from tqdm import tqdm
-
-    return tqdm(starts, unit="batch")
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:

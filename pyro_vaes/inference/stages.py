@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vaes.errors import InputError, said
-from pyro_vaes.inference import checkpoint
+from pyro_vaes.inference import checkpoint, kept
 from pyro_vaes.inference.fit import fit
+from pyro_vaes.inference.lock import held
 from pyro_vaes.inference.plan import History, Plan
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.pair import Pair
@@ -72,16 +73,18 @@ def fit_stages(
     _check_free(out, list(folders.values()), resume)
     objective: Any = pair.objective
     before, histories = objective.stage, []
-    try:
-        for stage, plan in plans.items():
-            objective.stage = stage
-            histories.append(fit(pair, x, y, out=folders[stage], resume=resume, **{**options, **plan}))
-            if histories[-1].interrupted is not None or histories[-1].stopped is not None:
-                return histories
-    finally:
-        objective.stage = before
-    if out is not None and getattr(options.get("fabric"), "global_rank", 0) == 0:
-        _gather(Path(out), folders, histories)
+    first = getattr(options.get("fabric"), "global_rank", 0) == 0
+    with held(out if first else None):
+        try:
+            for stage, plan in plans.items():
+                objective.stage = stage
+                histories.append(fit(pair, x, y, out=folders[stage], resume=resume, **{**options, **plan}))
+                if histories[-1].interrupted is not None or histories[-1].stopped is not None:
+                    return histories
+        finally:
+            objective.stage = before
+        if out is not None and first:
+            _gather(Path(out), folders, histories)
     return histories
 
 
@@ -133,16 +136,16 @@ def _check_free(out: str | Path | None, folders: Sequence[Path | None], resume: 
         _check_kept(Path(out), folders)
         return
     for folder in (Path(out), *folders):
-        if folder is not None and (folder / CHECKPOINT).exists():
+        if folder is not None and kept.exists(folder):
             raise InputError(f"{folder} already holds a checkpoint: resume it, or name another folder")
 
 
 def _check_kept(out: Path, folders: Sequence[Path | None]) -> None:
     """Refuse to train a stage again that a later one was trained upon."""
-    order = [folder / CHECKPOINT for folder in (*folders, out) if folder is not None]
-    for earlier, later in pairwise(order):
-        if later.exists() and not earlier.exists():
-            raise InputError(f"there is {later}, but no {earlier} before it: put it back, or name another folder")
+    for earlier, later in pairwise(folder for folder in (*folders, out) if folder is not None):
+        if kept.exists(later) and not kept.exists(earlier):
+            there, lacking = later / CHECKPOINT, earlier / CHECKPOINT
+            raise InputError(f"there is {there}, but no {lacking} before it: put it back, or name another folder")
 
 
 def _gather(out: Path, folders: Mapping[int, Path | None], histories: Sequence[History]) -> None:

@@ -10,13 +10,14 @@ from pyro_vaes.models.priors import ChannelPrior
 from pyro_vaes.pair import Pair
 
 PRIOR = "model.prior."
+REAL = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Copy a checkpoint's parameters and buffers into a pair.
 
     Raises:
-        InputError: if a tensor is missing, has another shape or is not finite; then nothing is changed.
+        InputError: if a tensor is missing, has another shape or kind, or is not finite; then nothing is changed.
     """
     with torch.no_grad():
         for name, target in state(pair).items():
@@ -24,7 +25,10 @@ def load_state(pair: Pair, tensors: dict[str, Tensor], path: str | Path) -> None
             if source is None or source.shape != target.shape:
                 found = "missing" if source is None else f"of shape {tuple(source.shape)}"
                 raise InputError(f"{path}: {name} is {found}, but {pair.name} needs {tuple(target.shape)}")
-            if not torch.isfinite(source).all():
+            if source.dtype != target.dtype and not {source.dtype, target.dtype} <= REAL:
+                raise InputError(f"{path}: {name} is {source.dtype}, but {pair.name} needs {target.dtype}")
+            # In the pair's own precision: what a wider one holds can be too large for it.
+            if not torch.isfinite(source.to(target.dtype)).all():
                 raise InputError(f"{path}: {name} is not finite")
         for name, target in state(pair).items():
             target.copy_(tensors[f"pair.{name}"])
@@ -44,6 +48,9 @@ def warm_start(pair: Pair, other: Pair) -> None:
     >>> from pyro_vaes.variants import ic_vae, ric_vae
     >>> warm_start(ric_vae(4, 2, (8,)), ic_vae(4, 2, (8,)))
     """
+    for one in (pair, other):
+        if not isinstance(one, Pair):
+            raise InputError(f"a Pair is needed, not {type(one).__name__}")
     tensors = state(other)
     if any(isinstance(getattr(p.model, "prior", None), ChannelPrior) for p in (pair, other)):
         own = {name: tensor for name, tensor in state(pair).items() if name.startswith(PRIOR)}

@@ -164,6 +164,11 @@ def cause(error: BaseException) -> str:
     if isinstance(error, Untraceable):
         return str(error)
     what = first_line(error)
+    if "FakeTensor" in what and "convert all Tensors" in what:
+        what = (
+            "the program uses a tensor that is neither a parameter nor a buffer of its modules, which a graph would "
+            "take for a number: keep it with register_buffer()"
+        )
     if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
         what = "the program looks at a value while it runs (if, while, float() or a rejection sampler)"
         if any("traceenum" in f.filename for f in traceback.extract_tb(error.__traceback__)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, batch_norm, grid_sample, softplus
 
-from pyro_vaes.errors import InputError, whole
+from pyro_vaes.errors import InputError, said, whole
 
 FILTER: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
 
@@ -41,6 +41,18 @@ def image_shape(shape: Sequence[int] | None, data_dim: int) -> tuple[int, int, i
         raise InputError(f"shape is {tuple(shape)}, which holds {math.prod(sizes)} entries: data_dim is {data_dim}")
     channels, height, width = sizes if len(sizes) == 3 else [1, *sizes]
     return channels, height, width
+
+
+def image_of(shape: object) -> tuple[int, int, int]:
+    """Give the shape of an image as (C, H, W), or refuse it.
+
+    >>> image_of((2, 3))
+    (1, 2, 3)
+    """
+    sides = tuple(shape) if isinstance(shape, tuple | list) else ()
+    if len(sides) not in (2, 3) or not all(type(n) is int and 0 < n < 2**20 for n in sides):
+        raise InputError(f"shape is {said(shape)}: it must be (H, W) or (C, H, W)")
+    return image_shape(sides, math.prod(sides))
 
 
 def halved(height: int, width: int, times: int) -> list[tuple[int, int]]:

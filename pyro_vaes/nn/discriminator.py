@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from pyro_vaes.errors import InputError, number, whole
 from pyro_vaes.meeting import everyone
-from pyro_vaes.nn.conv import halved
+from pyro_vaes.nn.conv import halved, image_of
 from pyro_vaes.nn.mlp import check_sizes
 
 FILTERS, KERNELS = (32, 64, 128, 128), 100
@@ -117,6 +117,7 @@ class ImageDiscriminator(nn.Module):
         dropout: float = 0.5,
         outputs: int = 1,
     ):
+        shape = image_of(shape)
         filters = FILTERS[: stages(*shape[1:])] if filters is None else filters
         check_sizes(math.prod(shape), 1, filters, "discriminator_filters")
         if not filters:

@@ -112,7 +112,7 @@ def floor_of(floor: float | None, width: float, data_dim: int) -> nn.Module:
     >>> floor_of(0.1, float("inf"), 4)
     FixedScale()
     """
-    if width != float("inf"):
+    if not isinstance(width, float) or width != float("inf"):
         number("width", width, open_low=True)
     if floor is not None:
         return FixedScale(floor)

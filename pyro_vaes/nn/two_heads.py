@@ -1,11 +1,10 @@
 """A convolutional network with two answers: whether an image is real, and of which class. Plain torch: no Pyro here."""
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from pyro_vaes.nn.conv import image_shape
+from pyro_vaes.nn.conv import image_of
 from pyro_vaes.nn.mlp import check_sizes
 
 
@@ -33,7 +32,7 @@ class TwoHeads(nn.Module):
     def __init__(self, shape: Sequence[int], filters: Sequence[int], classes: int, layers: int = 1):
         super().__init__()
         check_sizes(classes, layers, filters, "filters")
-        self.shape = image_shape(shape, math.prod(shape))
+        self.shape = image_of(shape)
         self._given = (self.shape, tuple(filters), classes, layers)
         parts: list[nn.Module] = []
         channels, height, width = self.shape

@@ -30,7 +30,8 @@ def empirical_cvae(
     A convolutional code keeps where things are, and N(0, I) knows nothing of it; a covariance between the cells of a
     channel does. It is fitted once, after the last step of :func:`~pyro_vaes.inference.fit.fit` and before the last
     checkpoint: see :func:`~pyro_vaes.inference.empirical.fit_prior`. Bound, likelihood and samples are then those of
-    the fitted prior. ``draws``: codes per datum that it is fitted to. Other arguments: see ``conv_vae``.
+    the fitted prior; a second ``fit`` starts from it too, and not from N(0, I): for that build the pair anew.
+    ``draws``: codes per datum that it is fitted to. Other arguments: see ``conv_vae``.
 
     >>> empirical_cvae(data_dim=64, latent_dim=32, hidden=(4,)).model.prior.scale_tril.shape
     torch.Size([2, 16, 16])

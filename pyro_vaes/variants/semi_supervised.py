@@ -51,7 +51,7 @@ def m2_vae(
     if classifier == "cnn":
         network: nn.Module = ConvClassifier(image_shape(shape, data_dim), filters, c, number("distort", distort))
     elif classifier == "mlp":
-        if (tuple(filters), shape, distort) != ((32, 64), None, 0.0):
+        if (tuple(filters), shape, number("distort", distort)) != ((32, 64), None, 0.0):
             raise InputError("filters, shape and distort are of classifier 'cnn': 'mlp' has none of them")
         network = PointEncoder(data_dim, hidden, c)
     else:

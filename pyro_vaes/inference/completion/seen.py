@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyro_vaes.errors import InputError, said
 from pyro_vaes.inference.densities import seed_at
-from pyro_vaes.inference.guard import as_batch, check_data
+from pyro_vaes.inference.guard import ROWS, as_batch, check_data, check_pair
 from pyro_vaes.inference.posterior import recorded
 from pyro_vaes.pair import Pair, _Representative
+from pyro_vaes.tensors import NARROW, plain
 
 # Values that some likelihood or other takes.
 COMMON = (0.0, 0.5, 1.0)
@@ -61,11 +62,11 @@ def observed(pair: Pair, x: Any, mask: Any = None) -> tuple[Tensor, Tensor]:
 
 
 def _check_rows(pair: Pair, x: Any) -> None:
-    if not isinstance(pair, Pair):
-        raise InputError(f"a Pair is needed, not {type(pair).__name__}")
-    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2 or not len(x):
-        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"x is {shape}: it must be a tensor of shape (N, d), one row per datum")
+    check_pair(pair)
+    if not len(plain("x", x, 2, ROWS)) or x.shape[1] != pair.data_dim:
+        raise InputError(f"x is {tuple(x.shape)}: it must be {ROWS}, d is {pair.data_dim} for {pair.name}")
+    if not (x.is_floating_point() or x.dtype == torch.uint8) or x.dtype in NARROW:
+        raise InputError(f"x has dtype {x.dtype}: it must be floating point, or uint8 for pixels 0 to 255")
 
 
 def _harmlessly(pair: Pair, x: Tensor, seen: Tensor) -> Tensor:
@@ -102,14 +103,13 @@ def read_mask(mask: Any, x: Tensor) -> Tensor:
     """
     try:
         given = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:  # torch does not say what an object that is no array raises
         raise InputError(f"the mask is {said(mask)}: it must be an array of 0 (hidden) and 1 (seen)") from None
+    plain("mask", given, what="an array of 0 (hidden) and 1 (seen)")
     shapes = ((x.shape[1],), tuple(x.shape))
     if tuple(given.shape) not in shapes:
         raise InputError(f"the mask has shape {tuple(given.shape)}: it must be {shapes[0]} or {shapes[1]}, as x is")
-    if given.layout != torch.strided:
-        raise InputError("the mask is sparse: it must be an ordinary array of 0 (hidden) and 1 (seen)")
-    if given.is_complex() or not bool(((given == 0) | (given == 1)).all()):
+    if given.is_complex() or given.dtype in NARROW or not bool(((given == 0) | (given == 1)).all()):
         raise InputError("the mask holds other values than 0 (hidden) and 1 (seen)")
     return given.to(x.device).bool().expand(x.shape)
 
@@ -130,9 +130,9 @@ def filling(pair: Pair, x: Tensor, y: Tensor | None, fill: Any, seed: int, codes
         InputError: for a fill of another shape, or one that is not finite.
     """
     if fill is not None:
-        if not isinstance(fill, Tensor) or tuple(fill.shape) not in ((x.shape[1],), tuple(x.shape)):
-            shape = tuple(fill.shape) if isinstance(fill, Tensor) else type(fill).__name__
-            raise InputError(f"fill is {shape}: it must be a tensor ({x.shape[1]},) or {tuple(x.shape)}")
+        what = f"a tensor ({x.shape[1]},) or {tuple(x.shape)} of real numbers"
+        if tuple(plain("fill", fill, what=what).shape) not in ((x.shape[1],), tuple(x.shape)) or fill.is_complex():
+            raise InputError(f"fill is {fill.dtype} of shape {tuple(fill.shape)}: it must be {what}")
         found = as_batch(fill).to(x).expand(x.shape)
         if not found.isfinite().all():
             raise InputError("fill is not finite everywhere: the guide is shown it")
