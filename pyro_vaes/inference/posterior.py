@@ -293,16 +293,14 @@ def clean(
     """Clean data with a trained pair, and say which entries were outliers and how sure that is.
 
     Args:
-        x: (N, d), in the pair's range, or uint8 pixels.
-        y: conditions of a conditional pair, labels (N,) or (N, c).
+        x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
         passes: M, how often the answer goes in again; the pair's own by default.
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
         batch_size: rows at a time, halved where memory runs out; then the draws of ``sd`` and ``probability`` are other
             draws of the same posterior. seed: of the draws.
-        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
-            the batches, and all get everything. Every batch then draws from a stream of its own, so that any number of
-            ranks gives the same; ``mean`` and ``score``, which nothing is drawn for, are those without a Fabric too.
+        fabric: on every rank a launched Fabric, by which they share out the batches, and all get everything. A batch
+            then has draws of its own, the same for any number of ranks; ``mean`` and ``score`` are as without.
 
     Raises:
         InputError: for bad data, or arguments out of range.
@@ -317,20 +315,26 @@ def clean(
     """
     check_data(pair, x)
     y = check_condition(pair, x, y)
-    whole("draws", draws, low=2)
-    whole("batch_size", batch_size)
-    whole("seed", seed, low=0)
+    whole("draws", draws, low=2), whole("batch_size", batch_size), whole("seed", seed, low=0)
     threshold = number("threshold", threshold, open_low=True)
-    whole("passes", pair.passes if passes is None else passes)
-    ranks = Ranks.of(fabric)
-    pair.eval()
+    whole("passes", pair.passes if passes is None else passes), pair.eval()
 
     def batch(start: int, count: int) -> tuple[Tensor, ...]:
         if fabric is not None:
             seed_at(seed, start)
         return _clean_batch(pair, *_part(x, y, start, count), passes, draws, threshold)
 
-    agree(ranks, pair, x, y, passes=passes, draws=draws, threshold=threshold, batch_size=batch_size, seed=seed)
+    agree(
+        ranks := Ranks.of(fabric),
+        pair,
+        x,
+        y,
+        passes=passes,
+        draws=draws,
+        threshold=threshold,
+        batch_size=batch_size,
+        seed=seed,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Cleaned(*columns(ranks, x, Chunk("batch_size", batch_size), batch))

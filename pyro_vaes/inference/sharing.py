@@ -7,6 +7,7 @@ Results are put together byte by byte: what the ranks find is what one process f
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,12 +64,15 @@ def columns(
             parts[start] = work(start, count)
             bar.update(count * (1 if ranks is None else ranks.count))
 
+        def after(first: int, start: int, count: int) -> None:
+            one(first + start, count)
+
         if ranks is None:
             rows.over(len(x), one)
             return [torch.cat(column) for column in zip(*parts.values(), strict=True)]
         with answered(ranks), ranks.together():
             for first in starts[ranks.rank :: ranks.count]:
-                rows.over(min(size, len(x) - first), lambda start, count, first=first: one(first + start, count))
+                rows.over(min(size, len(x) - first), partial(after, first))
     with answered(ranks):
         # There is always a first batch, and it is the first rank's.
         like = [[str(c.dtype).removeprefix("torch."), c.shape[1:]] for c in parts[0]] if ranks.first else ""
