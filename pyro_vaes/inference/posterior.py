@@ -324,17 +324,7 @@ def clean(
             seed_at(seed, start)
         return _clean_batch(pair, *_part(x, y, start, count), passes, draws, threshold)
 
-    agree(
-        ranks := Ranks.of(fabric),
-        pair,
-        x,
-        y,
-        passes=passes,
-        draws=draws,
-        threshold=threshold,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    agree(ranks := Ranks.of(fabric), pair, x, y, numbers=[passes, draws, threshold, batch_size, seed])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Cleaned(*columns(ranks, x, Chunk("batch_size", batch_size), batch))
