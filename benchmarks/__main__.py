@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import WAIT_POLICY, epochs, figure, footprint, scaling, steps
+from benchmarks import WAIT_POLICY, epochs, figure, footprint, ranks, scaling, steps
 from benchmarks.architectures import ARCHITECTURES
 from benchmarks.compiler import cold, load
 from benchmarks.data import resident
 from pyro_vaes.experiments.record import record
 from pyro_vaes.inference.run import device as device_name
 
-PARTS = ("steps", "epochs", "scaling")
+PARTS = ("steps", "epochs", "scaling", "ranks")
 OPTIONAL = ("numpyro", "jax", "pythae")
 
 
@@ -62,7 +62,7 @@ def main() -> None:
             "OMP_WAIT_POLICY": WAIT_POLICY,
             "first use of torch.compile, seconds": load(device),
         }
-        run = {"steps": _steps, "epochs": _epochs, "scaling": _scaling}
+        run = {"steps": _steps, "epochs": _epochs, "scaling": _scaling, "ranks": _ranks}
         for part in args.parts:
             print(f"wrote {run[part](x, scale, args, settings)}")
 
@@ -86,6 +86,12 @@ def _scaling(x: torch.Tensor, scale: str, args: argparse.Namespace, settings: di
     result = {"sweeps": sweeps, "seconds to import": footprint.imports(), "MiB added by training": footprint.memory()}
     drawn = figure.growth(sweeps, "How the step of pyro-vaes grows", _footnote(scale, settings, effort))
     return _write(args.out, scaling.NAME, scale, settings, effort, result, {"growth": drawn})
+
+
+def _ranks(x: torch.Tensor, scale: str, args: argparse.Namespace, settings: dict[str, Any]) -> Path:
+    effort = ranks.EFFORTS[scale]
+    settings = settings | {"data": "random zeros and ones", "device": "cpu", "threads": 1}
+    return _write(args.out, ranks.NAME, scale, settings, effort, ranks.run(scale), {})
 
 
 def _write(

@@ -4,6 +4,7 @@ python tests/ranks_cases.py OUT CASE...
 """
 
 import json
+import os
 import signal
 import sys
 import warnings
@@ -60,7 +61,7 @@ def noisy(name, fabric, **options):
 def refused(fabric, call):
     try:
         call()
-    except (pv.InputError, pv.Diverged) as error:
+    except (pv.InputError, ArithmeticError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was refused"
 
@@ -165,7 +166,7 @@ def case_still(fabric, out):
     rows = {}
     for name in pv.VARIANTS:
         pair, history = still(name, fabric)
-        keep(out, f"still.{name}.{fabric.global_rank}", {"pair": pair})
+        keep(out, f"still.{name}.{who(fabric)}", {"pair": pair})
         rows[name] = [row["loss"] for row in history.rows]
     return rows
 
@@ -176,19 +177,76 @@ def case_noisy(fabric, out):
     return None
 
 
+def case_kinds(fabric, out):
+    from ranks_kinds import KINDS, trained
+
+    rows = {}
+    for name in KINDS:
+        pair, rows[name] = trained(name, out, fabric)
+        keep(out, f"kinds.{name}.{fabric.global_rank}", {"pair": pair})
+    return rows
+
+
+def case_fresh(fabric, out):
+    """What an augmentation draws belongs to the rank that it draws on."""
+    drawn = []
+
+    def fresh(x):
+        drawn.append(torch.rand(()).item())
+        return x
+
+    noisy("l2_vae", fabric, augment=fresh)
+    return drawn
+
+
+def case_sampled(fabric, out):
+    from ranks_kinds import sampled
+
+    save_file(sampled(fabric, out), out / f"sampled.{fabric.global_rank}.safetensors")
+    return (out / "posterior.nc").is_file()
+
+
+def case_unlike(fabric, out):
+    """Sampling with a seed of one's own on each rank."""
+    pair = pair_of("l2_vae")
+    options = {"samples": 30, "seed": fabric.global_rank, "fabric": fabric}
+    return refused(fabric, lambda: pv.log_likelihood(pair, data_of("l2_vae", pair)[0], **options))
+
+
+def case_nan(fabric, out):
+    from ranks_kinds import not_a_number
+
+    return refused(fabric, lambda: not_a_number(fabric))
+
+
 def keep(out, name, pairs):
     tensors = {f"{k}.{n}": t.detach().clone() for k, pair in pairs.items() for n, t in state(pair).items()}
     save_file(tensors, out / f"{name}.safetensors")
 
 
+def cases_of(fabric, out, names):
+    found = {name: globals()[f"case_{name}"](fabric, out) for name in names}
+    (out / f"found.{who(fabric)}.json").write_text(json.dumps(found))
+
+
+def who(fabric):
+    return "alone" if fabric is None else fabric.global_rank
+
+
 def main(out, names):
+    """By default Fabric starts this file again for the second rank; WAY and NODES ask for something else."""
     from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
-    fabric.launch()
-    found = {name: globals()[f"case_{name}"](fabric, out) for name in names}
-    (out / f"found.{fabric.global_rank}.json").write_text(json.dumps(found))
+    if os.environ.get("WAY") == "alone":
+        return cases_of(None, out, names)
+    strategy, nodes = os.environ.get("WAY", "ddp"), int(os.environ.get("NODES", "1"))
+    fabric = Fabric(accelerator="cpu", devices=2 // nodes, num_nodes=nodes, strategy=strategy)
+    if strategy == "ddp":
+        fabric.launch()
+        return cases_of(fabric, out, names)
+    return fabric.launch(cases_of, out, names)
 
 
 if __name__ == "__main__":
+    sys.modules["ranks_cases"] = sys.modules["__main__"]
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -28,7 +28,7 @@ def test_results_hold_repetitions_and_reasons(path):
             assert len(row["ratios"]) == result["settings"]["repetitions"]
             assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
         assert all(reason for reason in column["absent"].values())
-    assert path.with_suffix("").with_suffix("").name in ("bench-steps", "bench-epochs", "bench-scaling")
+    assert path.with_suffix("").with_suffix("").name in ("bench-steps", "bench-epochs", "bench-scaling", "bench-ranks")
 
 
 def test_bench_refuses_what_it_does_not_know(capfd):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ranks_cases as cases
+import ranks_kinds as kinds
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -33,20 +34,11 @@ def launch(out, *names):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    names = [
-        "bad",
-        "centred",
-        "different",
-        "ragged",
-        "replicas",
-        "signal",
-        "resumed",
-        "halfway",
-        "graph",
-        "small",
-        "noisy",
-    ]
-    return out, launch(out, *names)
+    kinds.from_a_map(out)
+    names = (
+        "bad centred different ragged replicas signal resumed halfway graph small noisy kinds fresh sampled unlike nan"
+    )
+    return out, launch(out, *names.split())
 
 
 def own(pair):
@@ -139,6 +131,8 @@ def test_noise_is_each_ranks_own_and_gradients_are_averaged(found, name):
         ("ragged", "InputError: a batch of 3 (19 data, 8 per step) on 2 ranks: rows of a batch meet in wae_mmd"),
         ("replicas", "InputError: replicas are trained in one process"),
         ("bad", "Diverged: rank "),
+        ("unlike", "InputError: ranks 0 and 1 have different arguments or data: seed"),
+        ("nan", "Diverged: rank 1: a weight of the datum at row 5 is not a number"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused(found, case, words):
@@ -147,6 +141,48 @@ def test_what_ranks_cannot_do_is_refused(found, case, words):
 
 def test_a_divergence_on_one_rank_is_told_on_both_with_its_site(found):
     assert "at site" in found[1][0]["bad"] and "there is no checkpoint" in found[1][0]["bad"]
+
+
+@pytest.mark.parametrize("name", kinds.KINDS)
+def test_every_kind_of_training_is_that_of_one_process(found, name):
+    out, results = found
+    pair, rows = kinds.trained(name, out)
+    one, other = (load_file(out / f"kinds.{name}.{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[n], other[n]) for n in one)
+    assert difference(one, own(pair)) < 1e-4
+    assert [r["loss"] for r in results[0]["kinds"][name]] == pytest.approx([r["loss"] for r in rows], rel=1e-5)
+    assert [r.get("seen") for r in results[0]["kinds"][name]] == [r.get("seen") for r in rows]
+
+
+def test_a_discriminator_waits_in_the_same_steps(found):
+    skipped = [row["seen"]["skipped"] for row in found[1][0]["kinds"]["game"]]
+    assert 0 < sum(skipped) < len(skipped)
+
+
+def test_what_is_drawn_anew_is_each_ranks_own(found):
+    one, other = (result["fresh"][-cases.STEPS :] for result in found[1])
+    assert len(one) == len(other) and len({*one, *other}) == 2 * len(one) == 8
+
+
+def test_sampling_on_two_ranks_is_that_of_one_process_bit_for_bit(found, tmp_path):
+    from lightning_fabric import Fabric
+
+    out, results = found
+    one, other = (load_file(out / f"sampled.{rank}.safetensors") for rank in (0, 1))
+    plain = kinds.sampled(None, tmp_path)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    streams = kinds.sampled(fabric, tmp_path)
+    assert one.keys() == plain.keys() and len(one) == 17
+    for name in one:
+        # Without a Fabric what is drawn in clean comes from one stream for all batches.
+        reference = streams if name in ("cleaned.sd", "cleaned.probability", "cleaned.mask") else plain
+        assert one[name].dtype == reference[name].dtype
+        for found_there in (one[name], other[name]):
+            assert torch.equal(found_there.nan_to_num(9), reference[name].nan_to_num(9)), name
+    assert [result["sampled"] for result in results] == [True, True]
+    mine, theirs = (pv.open_posterior(folder / "posterior.nc") for folder in (tmp_path, out))
+    assert mine.identical(theirs)
 
 
 @pytest.mark.slow
@@ -215,3 +251,26 @@ def test_a_fabric_of_one_is_one_process():
     fabric.launch()
     alone, with_it = cases.noisy("l2_vae", None)[0], cases.noisy("l2_vae", fabric)[0]
     assert difference(own(alone), own(with_it)) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 17, 1000, 4097])
+def test_an_order_without_a_permutation_is_one(rows, monkeypatch):
+    from pyro_vaes.inference import batches
+
+    monkeypatch.setattr(batches, "SCATTERED", 0)
+    order = Order(rows, 7, 5, torch.device("cpu"))
+    epochs = [torch.cat([order(epoch * order.batches + i) for i in range(order.batches)]) for epoch in (0, 1)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(rows))
+    if rows > 100:
+        # Places say nothing of rows, nor one epoch of the next: correlations of a random order have sd 1 / sqrt(rows).
+        kept = torch.stack([torch.arange(rows), *epochs, epochs[0].roll(1)]).double()
+        assert (torch.corrcoef(kept) - torch.eye(4)).abs().max() < 4.5 / rows**0.5
+
+
+def test_an_order_without_a_permutation_is_of_any_size():
+    from pyro_vaes.inference.batches import scattered
+
+    found = scattered(torch.arange(10**12 - 1000, 10**12), 10**12, seed=2**31 - 1, epoch=3)
+    assert found.unique().numel() == 1000 and int(found.min()) >= 0 and int(found.max()) < 10**12
+    assert found.double().mean() == pytest.approx(5e11, rel=0.1)

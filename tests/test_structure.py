@@ -132,6 +132,7 @@ def test_no_other_name_is_public():
         ("docs/analysis.md", 1),
         ("docs/explore.md", 1),
         ("docs/benchmark.md", 2),
+        ("docs/scaling.md", 3),
         ("docs/quickstart.md", 1),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path, monkeypatch, erro
     pair, x, path = make("vae"), batch("vae", 6), tmp_path / "posterior.nc"
     path.write_text("the old one")
 
-    def stopped(plan, progress):
+    def stopped(plan, progress, ranks=None):
         for i, found in enumerate(batches(plan, progress)):
             if i == 1:
                 raise error

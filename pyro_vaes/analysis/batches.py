@@ -1,6 +1,6 @@
 """What goes into a tree, a batch of data at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -14,15 +14,20 @@ from pyro_vaes.inference.densities import quietly, seed_at
 from pyro_vaes.inference.guard import as_batch
 from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.pareto import khat
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import in_order
 
 # group -> name -> (S, B, ...), or (B, ...) where the variable has no draws.
 Arrays = dict[str, dict[str, np.ndarray]]
 
 
-def batches(plan: Plan, progress: bool = False) -> Iterator[tuple[slice, Arrays]]:
+def batches(plan: Plan, progress: bool = False, ranks: Ranks | None = None) -> Iterator[tuple[slice, Arrays]]:
     """Give the rows of each batch with their arrays, which have the shapes that the plan says.
 
     Where memory runs out the plan's chunk is halved: other draws of the same posterior, from streams of their own.
+
+    Args:
+        ranks: among whom the batches are shared out; the first is given all of them, the others nothing.
 
     Raises:
         ArithmeticError: if a weight is not a number.
@@ -30,15 +35,62 @@ def batches(plan: Plan, progress: bool = False) -> Iterator[tuple[slice, Arrays]
     """
     chunk = Chunk("chunk", plan.chunk)
     starts = range(0, len(plan.x), plan.batch_size)
-    if progress:
-        from tqdm import tqdm
+    if ranks is None:
+        for start in _shown(plan, starts, progress):
+            yield _rows(plan, start), _found(plan, start, chunk)
+        return
+    shown = iter(_shown(plan, starts, progress and ranks.first))
+    for i, one in in_order(
+        ranks, len(starts), lambda i: _bytes(_found(plan, starts[i], chunk)), lambda i: _size(plan, starts[i])
+    ):
+        next(shown)
+        yield _rows(plan, starts[i]), _arrays(plan, starts[i], one)
+    next(shown, None)
 
-        starts = tqdm(starts, unit="batch", desc=f"posterior of {plan.pair.name}")
-    for start in starts:
-        rows = slice(start, min(start + plan.batch_size, len(plan.x)))
-        with quietly(plan.pair):
-            found = _batch(plan, rows, chunk)
-        yield rows, {g: {n: _shaped(plan, g, n, found[g][n]) for n in v} for g, v in plan.variables.items()}
+
+def _shown(plan: Plan, starts: range, progress: bool) -> Iterable[int]:
+    if not progress:
+        return starts
+    from tqdm import tqdm
+
+    return tqdm(starts, unit="batch", desc=f"posterior of {plan.pair.name}")
+
+
+def _rows(plan: Plan, start: int) -> slice:
+    return slice(start, min(start + plan.batch_size, len(plan.x)))
+
+
+def _found(plan: Plan, start: int, chunk: Chunk) -> Arrays:
+    with quietly(plan.pair):
+        found = _batch(plan, _rows(plan, start), chunk)
+    return {g: {n: _shaped(plan, g, n, found[g][n]) for n in v} for g, v in plan.variables.items()}
+
+
+def _bytes(found: Arrays) -> Tensor:
+    """A batch as one message to another rank."""
+    return torch.from_numpy(np.concatenate([a.reshape(-1).view(np.uint8) for g in found.values() for a in g.values()]))
+
+
+def _shapes(plan: Plan, start: int) -> Iterator[tuple[str, str, np.dtype, list[int]]]:
+    rows = _rows(plan, start)
+    for group, variables in plan.variables.items():
+        for name, v in variables.items():
+            sizes = [rows.stop - rows.start if d == "datum" else plan.length(group, d) for d in v.dims]
+            yield group, name, v.dtype, sizes
+
+
+def _size(plan: Plan, start: int) -> int:
+    return sum(dtype.itemsize * int(np.prod(shape)) for _, _, dtype, shape in _shapes(plan, start))
+
+
+def _arrays(plan: Plan, start: int, one: Tensor) -> Arrays:
+    found: Arrays = {group: {} for group in plan.variables}
+    at = 0
+    for group, name, dtype, shape in _shapes(plan, start):
+        end = at + dtype.itemsize * int(np.prod(shape))
+        found[group][name] = one[at:end].numpy().view(dtype).reshape(shape)
+        at = end
+    return found
 
 
 def _batch(plan: Plan, rows: slice, chunk: Chunk) -> dict[str, dict[str, Tensor]]:

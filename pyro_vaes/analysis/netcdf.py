@@ -12,6 +12,8 @@ from pyro_vaes.analysis.batches import batches
 from pyro_vaes.analysis.plan import Plan, planned
 from pyro_vaes.analysis.tree import BATCH, CHUNK, DRAWS, REPLICATES, attributes, every, within
 from pyro_vaes.errors import InputError, said, short
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import agree
 from pyro_vaes.pair import Pair
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def write_posterior(
     batch_size: int = BATCH,
     chunk: int = CHUNK,
     progress: bool = False,
+    fabric: Any = None,
 ) -> Path:
     """Write what :func:`~pyro_vaes.analysis.tree.to_datatree` gives for the same arguments to a netCDF file.
 
@@ -42,7 +45,9 @@ def write_posterior(
     it has a hidden name beside it, and what was there before stays.
 
     Args:
-        path: of the file, in a folder that exists. x: (N, d), in the pair's range. All others: as there.
+        path: of the file, in a folder that exists. x: (N, d), in the pair's range.
+        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
+            the batches, and the first writes them all, as one process does. All others: as there.
 
     Returns:
         The path.
@@ -64,11 +69,18 @@ def write_posterior(
         raise InputError(f"path {path}: it must name a file in a folder that exists")
     plan = planned(pair, x, y, draws=draws, replicates=replicates, shape=shape, labels=labels, mask=mask, dirty=dirty,
                    seed=seed, batch_size=batch_size, chunk=chunk)  # fmt: skip
+    ranks = Ranks.of(fabric)
+    sizes = [draws, replicates, batch_size, chunk, *(shape or ())]
+    agree(ranks, pair, x, plan.y, sizes=sizes, seed=seed, groups={g: [*v] for g, v in plan.variables.items()})
+    if ranks is not None and not ranks.first:
+        list(batches(plan, ranks=ranks))
+        ranks.wait()
+        return path
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
-        _write(temporary, plan, progress)
+        _write(temporary, plan, progress, ranks)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner can read.
@@ -81,6 +93,8 @@ def write_posterior(
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
+    if ranks is not None:
+        ranks.wait()  # the file is there when any of them goes on
     return path
 
 
@@ -131,7 +145,7 @@ def _named(path: Any) -> Path:
     return Path(path)
 
 
-def _write(path: Path, plan: Plan, progress: bool) -> None:
+def _write(path: Path, plan: Plan, progress: bool, ranks: Ranks | None) -> None:
     import h5netcdf
 
     with path.open("w+b", buffering=0) as raw:
@@ -140,7 +154,7 @@ def _write(path: Path, plan: Plan, progress: bool) -> None:
             file.attrs.update(plan.attributes)
             for group in plan.variables:
                 _prepare(file.create_group(group), plan, group)
-            for rows, found in batches(plan, progress):
+            for rows, found in batches(plan, progress, ranks):
                 for group, name, variable in every(plan):
                     file[group].variables[name][within(variable.dims, rows)] = found[group][name]
                 disk.check()

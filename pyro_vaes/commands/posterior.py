@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_vaes.commands.files import check_writable, condition_for, data_of, finite, is_image, modelled, write_figure
 from pyro_vaes.commands.labels import seen_labels
+from pyro_vaes.commands.ranks import fabric_of, launch
 from pyro_vaes.errors import whole
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def do_posterior(
     batch_size: int = 64,
     chunk: int = 100,
     seed: int = 0,
+    devices: int = 1,
+    num_nodes: int = 1,
+    timeout: float = 600,
 ) -> None:
     """Write the posterior of a trained run as netCDF, which ArviZ opens, with the standard figures.
 
@@ -44,6 +48,9 @@ def do_posterior(
         batch_size: data at a time.
         chunk: draws at a time.
         seed: of the draws.
+        devices: processes, each on a share of the data; they write what one process writes.
+        num_nodes: machines with so many processes each.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     import numpy as np
 
@@ -54,6 +61,7 @@ def do_posterior(
     for name, value in (("draws", draws), ("replicates", replicates), ("batch_size", batch_size), ("chunk", chunk)):
         whole(name, value)
     whole("rows", 2 if rows is None else rows, low=2), whole("entries", entries, low=0), whole("seed", seed, low=0)
+    fabric = fabric_of(devices, num_nodes, "ddp", "cpu", timeout)
     folder = Run.open(run)
     check_writable(folder.path)
     pair = folder.pair()
@@ -64,10 +72,14 @@ def do_posterior(
     x, y = x[:rows], None if y is None else y[:rows]
     classes = dataset.y[:rows] if dataset.y is not None and dataset.y.dim() == 1 else None
     marks = None if dirty is None or dirty.shape[1] != x.shape[1] else dirty[:rows]
+    first = launch(fabric)
     path = write_posterior(
         folder.path / "posterior.nc", pair, x, y, draws=draws, replicates=replicates, shape=shape, dirty=marks,
         labels=classes, seed=seed, batch_size=batch_size, chunk=chunk, progress=True,
+        fabric=fabric,
     )  # fmt: skip
+    if not first:
+        return
     print(f"wrote {path}")
     few = max(2, min(MOST, NUMBERS // (5 * replicates * x.shape[1] + draws)))
     with open_posterior(path, lazy=True) as stored:

@@ -3,10 +3,12 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from pyro_vaes.errors import InputError, number, unknown, whole
+from pyro_vaes.errors import InputError, first_line, number, unknown, whole
 
 STRATEGIES = ("ddp",)
 LONGEST = 10**7
@@ -32,6 +34,10 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
         raise unknown("strategy", str(strategy), list(STRATEGIES))
     if number("timeout", timeout, open_low=True) > LONGEST:
         raise InputError(f"timeout is {timeout}: it must be at most {LONGEST} seconds")
+    started = _started()
+    if started > 1 and count != started:
+        asked = f"devices is {devices}, num_nodes {num_nodes}"
+        raise InputError(f"{asked}, but this is one of {started} processes of a job")
     if count == 1:
         return None
     if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
@@ -48,15 +54,47 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
     for name in ("lightning_fabric", "lightning_fabric.utilities.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     made = DDPStrategy(timeout=timedelta(seconds=timeout))
-    return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=made)
+    with _in_words():
+        return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=made)
 
 
 def launch(fabric: Any) -> bool:
-    """Start the other processes, which run this command from its beginning; say whether this is the first."""
+    """Start the other processes, which run this command from its beginning; say whether this is the first.
+
+    Raises:
+        InputError: where torchrun or SLURM have started other processes than this command was told of.
+        RankLost: if the others do not come.
+    """
     if fabric is None:
         return True
-    fabric.launch()
+    from pyro_vaes.inference.ranks import RankLost
+
+    try:
+        with _in_words():
+            fabric.launch()
+    except RuntimeError as error:
+        raise RankLost(f"the processes have not found each other: {first_line(error)}") from error
     return fabric.global_rank == 0
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Fabric refuses what does not fit its surroundings by a ValueError, and SLURM's variables by a RuntimeError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "SLURM" not in str(error):
+            raise
+        raise InputError(f"these devices cannot be had: {first_line(error)}") from error
+
+
+def _started() -> int:
+    """How many processes torchrun or srun have started; 1 where it was neither."""
+    name = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
+    value = os.environ.get(name, "1")
+    return int(value) if value.isdigit() else 1
 
 
 def a_later_rank() -> bool:

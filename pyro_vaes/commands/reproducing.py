@@ -49,10 +49,10 @@ def do_bench(only: str = "", quick: bool = False, root: str | None = None, out: 
     """Measure a training step and an epoch beside hand-written torch, stock Pyro, NumPyro and pythae.
 
     Args:
-        only: of a, b, c, d (architectures) and steps, epochs, scaling (parts), such as a,b; everything without it.
+        only: of a, b, c, d (architectures) and steps, epochs, scaling, ranks (parts), such as a,b; all without it.
         quick: fewer repetitions.
         root: where MNIST lies; random pixels of its shape without it.
-        out: folder for bench-steps, bench-epochs and bench-scaling, as .json and figures.
+        out: folder for bench-steps, bench-epochs, bench-scaling and bench-ranks, as .json and figures.
     """
     import subprocess
     import sys

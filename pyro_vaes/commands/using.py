@@ -20,6 +20,7 @@ from pyro_vaes.commands.files import (
     write_figure,
 )
 from pyro_vaes.commands.labels import blind, classification, seen_labels
+from pyro_vaes.commands.ranks import fabric_of, launch
 from pyro_vaes.commands.samples import check_samples, judged
 from pyro_vaes.commands.stages import gammas
 from pyro_vaes.errors import InputError, whole
@@ -41,6 +42,9 @@ def do_clean(
     draws: int = 32,
     threshold: float = 2.0,
     root: str = "data",
+    devices: int = 1,
+    num_nodes: int = 1,
+    timeout: float = 600,
 ) -> None:
     """Clean data with a trained run.
 
@@ -52,6 +56,10 @@ def do_clean(
         draws: posterior draws for the standard deviation.
         threshold: residuals larger than this many ordinary ones are outliers.
         root: where data sets lie.
+        devices: processes, each on a share of the data; sd and probability are then of other draws, the same ones for
+            any number of processes above one.
+        num_nodes: machines with so many processes each.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     import numpy as np
 
@@ -59,9 +67,13 @@ def do_clean(
     from pyro_vaes.inference.guard import as_batch
     from pyro_vaes.inference.posterior import clean as clean_pair
 
+    fabric = fabric_of(devices, num_nodes, "ddp", "cpu", timeout)
     pair, dataset, y = _trained_and_data(run, input, root)
     path = output_path(output, input, run, (".npz", ".npy"))
-    found = clean_pair(pair, dataset.x, y, passes=passes, draws=draws, threshold=threshold)
+    first = launch(fabric)
+    found = clean_pair(pair, dataset.x, y, passes=passes, draws=draws, threshold=threshold, fabric=fabric)
+    if not first:
+        return
     arrays = {name: value.numpy().reshape(-1, *dataset.shape) for name, value in vars(found).items()}
     if path.suffix == ".npy":
         write_array(path, lambda file: np.save(file, arrays["mean"]))
@@ -179,6 +191,9 @@ def do_evaluate(
     rows: int | None = None,
     split: str | None = None,
     samples: int = 0,
+    devices: int = 1,
+    num_nodes: int = 1,
+    timeout: float = 600,
 ) -> None:
     """Measure a trained run on the data it was trained on, or others; against the clean data where we made them dirty.
 
@@ -192,6 +207,10 @@ def do_evaluate(
         split: another part of the data set than the run was trained on, such as test, whole.
         samples: draw so many new images, and compare them with as many clean ones of the data set, in the features of
             a classifier that is trained on the rest; 0 does not. Its Frechet distance is no FID.
+        devices: processes that share out what likelihood and ais ask for, with the same numbers as one process; the
+            rest is one process's.
+        num_nodes: machines with so many processes each.
+        timeout: seconds after which a process that gets no answer from another stops.
     """
     from pyro_vaes.data import binarised
     from pyro_vaes.evaluation import metrics
@@ -207,6 +226,9 @@ def do_evaluate(
     if likelihood == 1:
         raise InputError("likelihood is 1: an error needs two samples at least")
     whole("rows", 2 if rows is None else rows, low=2)
+    fabric = fabric_of(devices, num_nodes, "ddp", "cpu", timeout)
+    if fabric is not None and not likelihood and not ais:
+        raise InputError("devices share out what likelihood and ais ask for, and neither is asked for")
     folder = Run.open(run)
     pair = folder.pair()
     dataset, x, mask = data_of(folder, split)
@@ -216,6 +238,11 @@ def do_evaluate(
     check_samples(folder, pair, x, labels, samples, dataset.name)
     seen = seen_labels(folder, pair, labels, split)
     y = condition_for(pair, condition, x, seen, dataset.name)
+    first = launch(fabric)
+    few = x[:rows], None if y is None else y[:rows]
+    estimates = _likelihoods(pair, *few, likelihood, ais, fabric)
+    if not first:
+        return
     found = clean_pair(pair, x, y)
     figures: dict[str, Any] = {
         f"{bound_in_words(pair).strip(',')} (nats per datum)": bound(pair, x, y),
@@ -236,7 +263,7 @@ def do_evaluate(
         if 0 < int(mask.sum()) < mask.numel():
             figures["outlier entries: AUC"] = metrics.cell_auc(found.score, mask)
             figures["outlier entries: F1"] = metrics.f1(found.mask.flatten(), mask.flatten())
-    figures |= _likelihoods(pair, x[:rows], None if y is None else y[:rows], likelihood, ais)
+    figures |= estimates | _parts(pair, *few, likelihood)
     if samples and labels is not None:
         figures |= judged(pair, truth, labels, folder.config["shape"], samples)
     path = folder.path / "evaluation.json"
@@ -252,9 +279,10 @@ def do_evaluate(
     print(f"wrote {path}")
 
 
-def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, temperatures: int) -> dict[str, Any]:
-    """log p(x) by the estimators that were asked for, and the parts of the bound; a refusal is an answer too."""
-    from pyro_vaes.evaluation.decomposition import decompose
+def _likelihoods(
+    pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, temperatures: int, fabric: Any
+) -> dict[str, Any]:
+    """log p(x) by the estimators that were asked for; a refusal is an answer too."""
     from pyro_vaes.inference.annealed import Annealing
     from pyro_vaes.inference.likelihood import log_likelihood
 
@@ -268,7 +296,7 @@ def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, te
         if not asked:
             continue
         try:
-            found = log_likelihood(pair, x, y, **options)
+            found = log_likelihood(pair, x, y, **options, fabric=fabric)
         except InputError as refusal:
             figures[name] = str(refusal)
             continue
@@ -276,19 +304,26 @@ def _likelihoods(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int, te
         figures[f"{name}: Monte-Carlo standard error"] = found.mean_se
         known = not found.khat.isnan().all()
         figures[f"{name}: share of k-hat above 0.7"] = found.unreliable if known else "too few draws to say"
-    # With a condition there may be a prior for every datum, and none for them all.
-    if samples and y is None:
-        try:
-            parts = decompose(pair, x)
-        except InputError as refusal:
-            return figures | {"parts of the bound": str(refusal)}
-        figures |= {
-            f"ELBO of these {parts.size} data (nats per datum)": parts.bound,
-            "reconstruction (nats per datum)": parts.reconstruction, "KL (nats per datum)": parts.kl,
-            "KL: information of codes about their data": parts.information,
-            "KL: aggregated posterior from the prior": parts.marginal,
-        }  # fmt: skip
     return figures
+
+
+def _parts(pair: "Pair", x: "Tensor", y: "Tensor | None", samples: int) -> dict[str, Any]:
+    """The parts of the bound, where it is taken apart; a refusal is an answer too."""
+    from pyro_vaes.evaluation.decomposition import decompose
+
+    # With a condition there may be a prior for every datum, and none for them all.
+    if not samples or y is not None:
+        return {}
+    try:
+        parts = decompose(pair, x)
+    except InputError as refusal:
+        return {"parts of the bound": str(refusal)}
+    return {
+        f"ELBO of these {parts.size} data (nats per datum)": parts.bound,
+        "reconstruction (nats per datum)": parts.reconstruction, "KL (nats per datum)": parts.kl,
+        "KL: information of codes about their data": parts.information,
+        "KL: aggregated posterior from the prior": parts.marginal,
+    }  # fmt: skip
 
 
 def _to_draw(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vaes.card import card
-from pyro_vaes.experiments import MODULES, faults, speed
+from pyro_vaes.experiments import MODULES, faults, scaling, speed
 from pyro_vaes.experiments.record import fill, markdown_table
 from pyro_vaes.experiments.verdicts import verdict_rows
 from pyro_vaes.inference.checkpoint import write_atomically
@@ -17,6 +17,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **{name: module.table for name, module in MODULES.items()},
     "bench-steps": speed.steps_table,
     "bench-epochs": speed.epochs_table,
+    "bench-ranks": speed.ranks_table,
 }
 
 
@@ -24,9 +25,12 @@ def filled(text: str, results: Path) -> str:
     """Fill every table of a text.
 
     A marker ``demo.quick`` gives the table of ``results/demo.quick.json`` and the line that says where it comes from;
-    ``variants`` gives the cards of all variants, ``verdicts`` what became of every claim.
+    ``variants`` gives the cards of all variants, ``verdicts`` what became of every claim, ``scaling-data`` and
+    ``scaling-steps`` what many devices would take.
     """
     tables: dict[str, Callable[[], str]] = {"variants": variants_table, "verdicts": lambda: verdicts_table(results)}
+    for name in ("scaling-data", "scaling-steps"):
+        tables[name] = lambda name=name: scaling.tables(results)[name]  # type: ignore[misc]
     for path in results.glob("*.json"):
         tables[path.stem] = lambda path=path: result_table(path)  # type: ignore[misc]
     return fill(text, tables)

@@ -30,6 +30,35 @@ def epochs_table(result: dict[str, Any]) -> str:
     return markdown_table([f"{column['title']}, batch {column['batch']}", f"time / {result['reference']}", "s"], rows)
 
 
+def ranks_table(result: dict[str, Any]) -> str:
+    """Two ranks beside one process: how far they differ, what a step costs, what is paid per datum."""
+    worst = sorted(result["differences"].items(), key=lambda item: -item[1]["parameters"])
+    shown: list[list[object]] = [[f"`{name}`", f"{off['loss']:.0e}", f"{off['parameters']:.0e}"] for name, off in worst]
+    far = markdown_table(["variant", "loss, relative", "parameters, relative to the largest of a tensor"], shown)
+    rows: list[list[object]] = []
+    for title, cost in result["costs"].items():
+        cpu = [f"{cost['CPU ms'][name]['median']:.1f}" for name in ("one process", "two ranks", "the message alone")]
+        ratios = [_spread(cost[f"two ranks / one process, {word}"]) for word in ("CPU ms", "ms by the clock")]
+        shares = [f"{100 * cost['share of averaging'][word]['median']:.0f} %" for word in ("CPU", "by the clock")]
+        rows.append([title, cost["rows per rank"], f"{cost['bytes per step']:,}", *cpu, *ratios, *shares])
+    header = [
+        "network",
+        "rows b per rank",
+        "bytes",
+        "one process, 2b rows: CPU ms",
+        "two ranks, b rows each: CPU ms of both",
+    ]
+    header += ["the message alone: CPU ms of both", "two ranks / one process, CPU", "by the clock"]
+    steps = markdown_table([*header, "averaging, of a rank's CPU time", "of its time by the clock"], rows)
+    once: list[list[object]] = [
+        [name, f"{each['median']:.0f}"] for name, each in result["passes"]["ns per row"].items()
+    ]
+    passes = markdown_table([f"once per datum of {result['passes']['bytes per row']} bytes", "CPU ns"], once)
+    sizes: list[list[object]] = [[f"({key})", f"{size:,}"] for key, size in result["checkpoints"].items()]
+    kept = markdown_table(["checkpoint of", "bytes"], sizes)
+    return "\n\n".join([far, steps, passes, kept])
+
+
 def made(result: dict[str, Any], path: Path) -> str:
     """How it was measured, in one line."""
     settings, versions = result["settings"], result["versions"]
@@ -47,5 +76,9 @@ def made(result: dict[str, Any], path: Path) -> str:
 def _ratio(row: dict[str, Any] | None) -> str:
     if row is None or "ratio" not in row:
         return "-"
-    low, middle, high = (row["ratio"][key] for key in ("low", "median", "high"))
+    return _spread(row["ratio"])
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    low, middle, high = (ratio[key] for key in ("low", "median", "high"))
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,43 @@ from pyro_vaes.inference.ranks import Ranks
 # Data beyond this are read batch by batch, ahead of time, even where they already lie on the right device.
 LARGE = 2**30
 AHEAD = 4
+# Rows beyond which the order of an epoch is computed place by place: a permutation of so many takes 2 GiB, per process.
+SCATTERED = 2**28
+
+
+def scattered(places: Tensor, rows: int, seed: int, epoch: int) -> Tensor:
+    """What stands at some places of a permutation of 0 ... rows - 1, without the rest of it.
+
+    A Feistel network permutes a power of four of at least ``rows`` numbers; one that it takes out of range is sent
+    through again until it is back, which permutes those in range.
+
+    Args:
+        places: whole numbers in [0, rows).
+
+    Source: Luby & Rackoff (1988); Black & Rogaway (2002), 3.3, for the range.
+
+    >>> sorted(scattered(torch.arange(11), 11, seed=0, epoch=0).tolist()) == list(range(11))
+    True
+    """
+    half = max(1, ((rows - 1).bit_length() + 1) // 2)
+    low = (1 << half) - 1
+    keys = np.random.SeedSequence((seed, epoch)).generate_state(6).tolist()
+
+    def through(number: Tensor) -> Tensor:
+        left, right = number >> half, number & low
+        for key in keys:
+            mixed = (right ^ key) & 0x7FFFFFFF
+            for _ in range(2):  # below 2^58: nothing overflows
+                mixed = (mixed * 0x45D9F3B) & 0xFFFFFFFF
+                mixed = mixed ^ (mixed >> 16)
+            left, right = right, left ^ (mixed & low)
+        return (left << half) | right
+
+    found = through(places)
+    while bool((outside := found >= rows).any()):
+        found = torch.where(outside, through(found), found)
+    return found
+
 
 #: Refuses rows of a batch: it is given the batch, and what says where row i of it lies.
 Check = Callable[[Tensor, Callable[[int], str]], None]
@@ -39,6 +77,9 @@ class Order:
     def __call__(self, step: int) -> Tensor:
         """Row numbers of a step."""
         epoch, i = divmod(step, self.batches)
+        if self.rows > SCATTERED:
+            places = torch.arange(i * self.batch_size, min((i + 1) * self.batch_size, self.rows), device=self.device)
+            return scattered(places, self.rows, self.seed, epoch)
         if epoch != self._epoch:
             # On the device itself: a permutation made elsewhere would have to be copied over in every epoch.
             generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch)

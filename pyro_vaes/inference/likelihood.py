@@ -14,6 +14,8 @@ from pyro_vaes.inference.densities import check_continuous, draw_and_weigh, exam
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data
 from pyro_vaes.inference.memory import Chunk
 from pyro_vaes.inference.pareto import khat as pareto_khat
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import agree, columns
 from pyro_vaes.pair import Pair
 
 Weigh = Callable[[Tensor, "Tensor | None", int], Tensor]
@@ -72,6 +74,7 @@ def log_likelihood(
     batch_size: int = 100,
     seed: int = 0,
     progress: bool = False,
+    fabric: Any = None,
 ) -> LogLikelihood:
     r"""Estimate log p(x) of every datum by importance sampling, or by annealed importance sampling.
 
@@ -94,6 +97,8 @@ def log_likelihood(
             same seed, chunk and batch_size give the same numbers, others give other draws of the same estimator; so
             does a chunk that was halved, whose parts begin elsewhere.
         progress: show a bar.
+        fabric: a launched ``lightning_fabric.Fabric`` of the strategy ``ddp``, on every rank: each takes its share of
+            the batches, and all get the numbers that one process gives.
 
     Raises:
         InputError: for bad data or arguments, and for a pair without a density to weigh: a factor in the model, the
@@ -111,7 +116,7 @@ def log_likelihood(
     samples = check_numbers(samples, method, chunk, batch_size, seed)
     if annealing is not None and method != "ais":
         raise InputError("annealing belongs to method='ais'")
-    settings = Annealing.given(annealing)
+    settings, ranks = Annealing.given(annealing), Ranks.of(fabric)
     check_data(pair, x)
     y = check_condition(pair, x, y)
     code = examine(pair, x, y)
@@ -126,16 +131,13 @@ def log_likelihood(
         def weigh(rows: Tensor, condition: Tensor | None, start: int) -> Tensor:
             return annealed_weights(pair, code, rows, condition, settings, samples, at_a_time, (seed, start))
 
-    with quietly(pair), _bar(len(x), progress) as bar:
+    def batch(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(start, start + count)
+        return summarise(weigh(as_batch(x[rows]), None if y is None else y[rows], start), start)
 
-        def batch(start: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-            rows = slice(start, start + count)
-            found = summarise(weigh(as_batch(x[rows]), None if y is None else y[rows], start), start)
-            bar.update(count)
-            return found
-
-        parts = rows_at_a_time.over(len(x), batch)
-    return LogLikelihood(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    agree(ranks, pair, x, y, samples=samples, method=method, path=repr(settings), sizes=[chunk, batch_size], seed=seed)
+    with quietly(pair):
+        return LogLikelihood(*columns(ranks, x, rows_at_a_time, batch, progress))
 
 
 def check_numbers(samples: int | None, method: str, chunk: int, batch_size: int, seed: int) -> int:
@@ -171,9 +173,3 @@ def summarise(log_w: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     # Without any mass there is no estimate, and no end to its error.
     se = torch.where(value.isfinite(), se, torch.inf)
     return value, se, pareto_khat(log_w.T).to(value.device)
-
-
-def _bar(data: int, progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=data, unit="datum", disable=not progress)

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.distributions import OneHotCategorical, TransformedDistribution
 
 from pyro_vaes.errors import InputError, flag, number, whole
-from pyro_vaes.inference.densities import exact_sites
+from pyro_vaes.inference.densities import exact_sites, seed_at
 from pyro_vaes.inference.guard import as_batch, check_condition, check_data, check_pair
 from pyro_vaes.inference.memory import Chunk
+from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.sharing import agree, columns
 from pyro_vaes.pair import Pair
 
 
@@ -286,17 +288,19 @@ def clean(
     threshold: float = 2.0,
     batch_size: int = 512,
     seed: int = 0,
+    fabric: Any = None,
 ) -> Cleaned:
     """Clean data with a trained pair, and say which entries were outliers and how sure that is.
 
     Args:
-        x: (N, d), in the pair's range, or uint8 pixels.
-        y: conditions of a conditional pair, labels (N,) or (N, c).
+        x: (N, d), in the pair's range, or uint8 pixels. y: conditions of a conditional pair, labels (N,) or (N, c).
         passes: M, how often the answer goes in again; the pair's own by default.
         draws: posterior draws for ``sd`` and ``probability``, at least 2.
         threshold: an entry is an outlier where its residual is more than this many ordinary residuals.
         batch_size: rows at a time, halved where memory runs out; then the draws of ``sd`` and ``probability`` are other
             draws of the same posterior. seed: of the draws.
+        fabric: on every rank a launched Fabric, by which they share out the batches, and all get everything. A batch
+            then has draws of its own, the same for any number of ranks; ``mean`` and ``score`` are as without.
 
     Raises:
         InputError: for bad data, or arguments out of range.
@@ -311,18 +315,19 @@ def clean(
     """
     check_data(pair, x)
     y = check_condition(pair, x, y)
-    whole("draws", draws, low=2)
-    whole("batch_size", batch_size)
-    whole("seed", seed, low=0)
+    whole("draws", draws, low=2), whole("batch_size", batch_size), whole("seed", seed, low=0)
     threshold = number("threshold", threshold, open_low=True)
-    whole("passes", pair.passes if passes is None else passes)
-    pair.eval()
+    whole("passes", pair.passes if passes is None else passes), pair.eval()
+
+    def batch(start: int, count: int) -> tuple[Tensor, ...]:
+        if fabric is not None:
+            seed_at(seed, start)
+        return _clean_batch(pair, *_part(x, y, start, count), passes, draws, threshold)
+
+    agree(ranks := Ranks.of(fabric), pair, x, y, numbers=[passes, draws, threshold, batch_size, seed])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        parts = Chunk("batch_size", batch_size).over(
-            len(x), lambda i, n: _clean_batch(pair, *_part(x, y, i, n), passes, draws, threshold)
-        )
-    return Cleaned(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return Cleaned(*columns(ranks, x, Chunk("batch_size", batch_size), batch))
 
 
 def _part(x: Tensor, y: Tensor | None, start: int, count: int) -> tuple[Tensor, Tensor | None]:

@@ -156,17 +156,19 @@ class Ranks:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let all ranks raise what one of them found: it names the site, and is told everywhere."""
-        found: ArithmeticError | None = None
+        found: ArithmeticError | InputError | None = None
         try:
             yield
-        except ArithmeticError as error:
+        except (ArithmeticError, InputError) as error:
             found = error
-        told = self.words("" if found is None else str(found))
+        refused = isinstance(found, InputError)
+        told = self.words("" if found is None else f"{'refused' if refused else 'found'} {found}")
         which = next((r for r, text in enumerate(told) if text), None)
         if which is not None:
             from pyro_vaes.inference.guard import Diverged
 
-            raise Diverged(f"rank {which}: {told[which]}") from None
+            kind, _, text = told[which].partition(" ")
+            raise (InputError if kind == "refused" else Diverged)(f"rank {which}: {text}") from None
 
     def states(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The states of the other ranks' random generators, by the name of this one's and their rank."""
