@@ -173,6 +173,7 @@ def test_a_pair_in_ones_own_file_works_everywhere(here, capsys):
     assert "Laplace" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_interrupt_and_resume_as_a_process(here):
     command = [sys.executable, "-m", "pyro_vaes", "fit", "l2_vae", "--hidden", "[8]", "--limit", "100"]
     plan = ["--steps", "20000", "--checkpoint_every", "7", "--out"]

@@ -267,7 +267,7 @@ def test_enumeration_steps_down(data):
         assert pv.fit(pair, data, steps=2, engine="graph", progress=False).step == 2
 
 
-@pytest.mark.parametrize("kind", ["graph", "inductor"])
+@pytest.mark.parametrize("kind", ["graph", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layers", ["batch norm", "dropout", "both"])
 def test_dropout_and_batch_norm(layers, kind):
     """Together they gave NaN under the compiler's own random numbers."""
@@ -288,7 +288,7 @@ def test_dropout_and_batch_norm(layers, kind):
     assert evaluated.shapes[0].operations < engine.shapes[0].operations
 
 
-@pytest.mark.parametrize("kind", ["eager", "graph", "inductor"])
+@pytest.mark.parametrize("kind", ["eager", "graph", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_noise_is_fresh_and_the_seed_reproduces(kind):
     pair = make("l2_vae")
     engine = Engine(kind, pair, size=N, lr=1e-30)
@@ -309,7 +309,7 @@ def test_noise_is_fresh_and_the_seed_reproduces(kind):
     assert (a * b).mean().abs() < 0.3 * first.var()
 
 
-@pytest.mark.parametrize("kind", ["graph", "inductor"])
+@pytest.mark.parametrize("kind", ["graph", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_the_ragged_last_batch_has_a_graph_of_its_own(kind, data):
     one, other = make("ic_vae"), make("ic_vae")
     history = pv.fit(one, data, steps=9, batch_size=7, engine=kind, progress=False)
@@ -419,7 +419,7 @@ def test_cost_is_linear_in_the_passes():
     assert counts[2] < 4.2 * counts[0]
 
 
-@pytest.mark.parametrize("kind", ["eager", "graph", "inductor"])
+@pytest.mark.parametrize("kind", ["eager", "graph", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_gradients_that_are_views_are_read_right(kind):
     """The gradient of a sum is one number, expanded; that of a transposed product is transposed. Adam's kernel
     walks through memory."""

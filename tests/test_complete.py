@@ -327,7 +327,7 @@ def test_the_judge_pulls_gen_z_towards_what_it_takes_for_real():
         ({"mask": "right"}, "mask is 'right'"),
         ({"x": torch.full((4, 8), torch.nan)}, "x is nan at row 0, column 0"),
         ({"x": torch.full((4, 8), 3.0)}, "x is 3 at row 0, column 0"),
-        ({"x": torch.rand(4, 7)}, "mask has shape"),
+        ({"x": torch.rand(4, 7)}, "x is \\(4, 7\\)"),
         ({"x": torch.rand(8)}, "x is "),
         ({"method": "guess"}, "unknown method 'guess'"),
         ({"gamma": -1.0}, "gamma is -1"),

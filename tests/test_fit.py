@@ -42,7 +42,7 @@ OPTIONS = {"steps": 23, "batch_size": 7, "progress": False, "log_every": 1, "che
 @pytest.mark.parametrize(
     ("name", "engine"),
     [("ic_vae", "eager"), ("ric_vae", "eager"), ("t_vae", "eager"), ("autoencoder", "eager"), ("t_vae", "graph"),
-     ("ric_vae", "graph"), ("ic_vae", "inductor")],
+     ("ric_vae", "graph"), pytest.param("ic_vae", "inductor", marks=pytest.mark.slow)],
 )  # fmt: skip
 @pytest.mark.parametrize("stop", [3, 10, 22])
 def test_resume_is_bitwise(name, engine, stop, data, tmp_path):
@@ -74,6 +74,7 @@ def test_resume_is_bitwise(name, engine, stop, data, tmp_path):
     assert one[1] == other[1]
 
 
+@pytest.mark.slow
 def test_resume_after_a_hard_kill(tmp_path):
     script = textwrap.dedent(
         f"""

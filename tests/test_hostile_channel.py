@@ -60,7 +60,7 @@ def test_the_prior_of_another_site_is_not_swapped():
 @pytest.mark.parametrize(
     ("mask", "more", "said"),
     [
-        (torch.eye(64)[0].to_sparse(), {}, "the mask is sparse"),
+        (torch.eye(64)[0].to_sparse(), {}, "mask is sparse"),
         (torch.eye(64)[0], {"noise": "yes"}, "noise is 'yes'"),
     ],
 )

@@ -47,7 +47,7 @@ def test_filters_are_a_list_of_whole_numbers(filters):
 def test_sets_that_have_no_discrepancy_are_refused():
     a = torch.ones(3, 2)
     for b in (a.double(), a.numpy(), a[:, :0], None):
-        says(lambda b=b: mmd(a, b), "they must be")
+        says(lambda b=b: mmd(a, b), "must be")
     says(lambda: mmd(a.long(), a.long()), "floating point")
     says(lambda: mmd(a[:, :0], a[:, :0]), "must be .n, k.")
     says(lambda: mmd(a, a, bandwidth=torch.ones(3)), "bandwidth has shape .3,.")

@@ -225,8 +225,12 @@ def holds_shards(source: str | Path) -> bool:
     (True, False)
     """
     path = Path(source)
-    if path.is_dir():
-        return any(child.suffix.lower() in READERS for child in path.iterdir())
+    try:
+        if path.is_dir():
+            return any(child.suffix.lower() in READERS for child in path.iterdir())
+        path.exists()
+    except (OSError, ValueError):
+        return False  # a name that no file can have, or a folder that cannot be read: whoever opens it says so
     return path.suffix.lower() in READERS or (glob.has_magic(str(source)) and not path.exists())
 
 
@@ -237,6 +241,10 @@ def split_of(source: str | Path, split: str) -> Path:
     PosixPath('nowhere/*.tar')
     """
     path = Path(source)
-    if split != "train" and path.is_file():
+    try:
+        is_file, divided = path.is_file(), (path / "train").is_dir()
+    except (OSError, ValueError):
+        return path  # a name that no file can have: whoever opens it says so
+    if split != "train" and is_file:
         raise InputError(f"{path}: a file has no split {split!r}, only 'train'")
-    return split_folder(path, split) if path.is_dir() and (path / "train").is_dir() else path
+    return split_folder(path, split) if divided else path

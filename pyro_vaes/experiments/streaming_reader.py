@@ -114,9 +114,9 @@ def measure(
 
 def _open(reader: str, path: str) -> Any:
     if reader == "in memory":
-        return torch.from_numpy(np.load(path))
+        return torch.from_numpy(np.load(path, allow_pickle=False))
     if reader == "memory map":
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     return Shards(path)
 
 

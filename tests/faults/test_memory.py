@@ -127,7 +127,7 @@ def test_cleaning_and_the_rest_of_an_evaluation(pair, data, monkeypatch):
         warnings.simplefilter("error")
         before = pv.clean(pair, data), posterior.ordinary_residual(pair, data), pv.bound(pair, data)
         units = posterior.active_units(pair, data)
-    sizes = limited(monkeypatch, posterior, "reconstruct", lambda *a: len(a[1]), 7)
+    sizes = limited(monkeypatch, posterior, "reconstructed", lambda *a: len(a[1]), 7)
     with pytest.warns(pv.FaultWarning, match="batch_size 20: going on with 10"):
         found = pv.clean(pair, data)
     assert max(sizes) == 5
