@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow mutants lint type faults bench readme docs notebooks notebooks-smoke notebooks-write clean
+.PHONY: demo test slow coverage mutants lint type faults bench readme docs notebooks notebooks-smoke notebooks-write clean
 
 demo: .venv/ready
 	$(BIN)/pyro-vaes demo
@@ -12,6 +12,10 @@ test: .venv/ready
 
 slow: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
+
+# The default tests once more, with every branch of pyro_vaes/ that they take or leave out.
+coverage: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --cov=pyro_vaes --cov-branch --cov-report=term:skip-covered
 
 # One small wrong thing at a time in variants, models, guides and objectives; hours on two cores, and it goes on where
 # it was. MUTANTS="--sample 200" takes some of them, "--only inference/wae" a file, "--again" those that survived.
