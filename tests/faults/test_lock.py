@@ -72,8 +72,8 @@ def test_a_second_process_is_refused_until_the_first_is_dead(holder, data, tmp_p
 def test_several_ranks_are_refused_together(holder, tmp_path):
     """And none of them takes the refusal of the first for its death."""
     folder = tmp_path / "run"
-    given = "--limit 40 --steps 1 --batch_size 10 --device cpu --latent_dim 2 --hidden [4] --devices 2".split()
-    command = [sys.executable, "-m", "pyro_vaes.cli", "fit", "l2_vae", *given, "--out", str(folder)]
+    given = ["--limit=40", "--steps=1", "--batch_size=10", "--device=cpu", "--devices=2", f"--out={folder}"]
+    command = [sys.executable, "-m", "pyro_vaes.cli", "fit", "l2_vae", *given]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2
     said = ended.stderr.splitlines()
