@@ -337,8 +337,8 @@ def table(**columns):
 LISTS = pa.FixedSizeListArray.from_arrays(pa.array(BYTES[:4].reshape(-1)), 8)
 TABLES = {
     "text": (table(a=["x", "y"], b=[1, 2]), "'a' \\(string\\)"),
-    "two lists": (table(a=LISTS, b=LISTS), "there must be one of fixed-size lists"),
-    "free lists": (table(a=[[1, 2], [3, 4]]), "there must be one of fixed-size lists"),
+    "two lists": (table(a=LISTS, b=LISTS), "there must be one of lists of a fixed size"),
+    "free lists": (table(a=[[1, 2], [3, 4]]), "there must be one of lists of a fixed size"),
     "only labels": (table(label=[1, 2]), "columns none"),
     "labels that are not": (table(a=[1.0, 2.0], label=[0.5, 1]), "labels must be whole numbers"),
     "an empty entry": (table(a=[1.0, None], b=[1.0, 2.0]), "row group 0, row 1 of it: column 'a' is empty"),
@@ -357,6 +357,16 @@ def test_bad_tables_are_refused(what, tmp_path):
     with pytest.raises(pv.InputError, match=message) as error:
         pv.Shards(tmp_path)[:]
     assert "bad.parquet" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("note", "width"),
+    [(b'{"index_columns": ["i"]}', 2), (b'{"index_columns": 5}', 3), (b'{"index_columns": [["i"]]}', 3), (b"{", 3)],
+)
+def test_the_index_of_pandas_is_no_entry(note, width, tmp_path):
+    written = table(a=[0.0, 1.0], i=[1, 0], b=[0.5, 0.5]).replace_schema_metadata({b"pandas": note})
+    pq.write_table(written, tmp_path / "a.parquet")
+    assert pv.Shards(tmp_path).shape == (2, width)
 
 
 def test_files_that_differ_or_are_damaged_are_refused(tmp_path):

@@ -101,7 +101,7 @@ def do_fit(
         out: the run folder, by default runs/TARGET.
         start: a run folder to take the first parameters from, such as that of an ic_vae for a ric_vae.
         steps: optimiser steps.
-        batch_size: rows per step.
+        batch_size: rows per step, of each device.
         lr: the learning rate.
         schedule: cosine or constant.
         seed: of the parameters, the corruption, the data order and the noise.
@@ -137,6 +137,7 @@ def do_fit(
     """
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
+    from pyro_vaes.inference.ranks import Ranks
     from pyro_vaes.inference.run import Run, build, locate
 
     source = {
@@ -183,7 +184,7 @@ def do_fit(
     if replicas == 1:
         Run.check(folder)
         first = launch(fabric)
-        with held(folder if first else None):
+        with held(folder, ranks=Ranks.of(fabric)):
             run = Run.create(folder, config) if first else Run(folder, config)
             return _train([run], pairs, x, y, resume=False, fabric=fabric)
     check_free(folder)
@@ -211,6 +212,7 @@ def do_resume(
         num_nodes: machines, by default as many as before.
         timeout: seconds after which a process that gets no answer from another stops.
     """
+    from pyro_vaes.inference.ranks import Ranks
     from pyro_vaes.inference.run import Run
 
     folders = [Run.open(path) for path in replicas_of(Path(run)) or [Path(run)]]
@@ -231,7 +233,8 @@ def do_resume(
     check_stages(pairs[0], first["plan"], first["stage_steps"])
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
-    with held(run if launch(fabric) else None):
+    launch(fabric)
+    with held(run, ranks=Ranks.of(fabric)):
         return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 

@@ -17,7 +17,8 @@ class Parquet:
     """Read row groups of files that have the same columns.
 
     A column of lists of one fixed length holds a datum in each row; without one, every column of numbers is an entry.
-    A column ``label`` or ``y`` of whole numbers holds the labels. Bytes stay bytes; other numbers become float32.
+    A column ``label`` or ``y`` of whole numbers holds the labels, a column that pandas calls the index nothing. Bytes
+    stay bytes; other numbers become float32.
 
     Attributes:
         units: (file, row group, rows) of every row group that is not empty.
@@ -51,15 +52,15 @@ class Parquet:
         if self.label is not None and not pa.types.is_integer(schema.field(self.label).type):
             kind = schema.field(self.label).type
             raise InputError(f"{path}: column {self.label!r} holds {kind}: labels must be whole numbers")
-        fields = [field for field in schema if field.name != self.label]
+        fields = [field for field in schema if field.name not in {self.label, *_index(schema)}]
         lists = [field for field in fields if pa.types.is_fixed_size_list(field.type)]
         plain = [field for field in fields if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
         odd = [field for field in fields if field not in lists and field not in plain]
         if len(lists) > 1 or (lists and len(fields) > 1) or odd or not fields:
             named = ", ".join(f"{field.name!r} ({field.type})" for field in (odd or fields)[:3]) or "none"
             raise InputError(
-                f"{path}: has columns {named}: there must be one of fixed-size lists of numbers, or numbers only, "
-                "and perhaps 'label'"
+                f"{path}: has columns {named}: there must be one of lists of a fixed size (pa.FixedSizeListArray), or "
+                "numbers only, and perhaps 'label'"
             )
         self.listed = bool(lists)
         kinds = [lists[0].type.value_type] if lists else [field.type for field in fields]
@@ -119,6 +120,15 @@ class Parquet:
         """Say where a row of a unit lies."""
         file, group, _ = self.units[unit]
         return f"{self.paths[file]}, row group {group}{'' if row is None else f', row {row} of it'}"
+
+
+def _index(schema: Any) -> list[str]:
+    """Names of the columns that pandas writes its index to; what else its note may hold is passed by."""
+    try:
+        found = schema.pandas_metadata["index_columns"]
+    except Exception:  # no note, or one that anybody may have written
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _pyarrow() -> Any:

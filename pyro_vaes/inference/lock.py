@@ -66,6 +66,30 @@ def held(*folders: str | Path | None, ranks: Any = None) -> Iterator[None]:
         yield
 
 
+def holder(folder: Path) -> str | None:
+    """The process that holds a folder, in words; None where none does but this one. Changes nothing."""
+    if fcntl is None or os.path.realpath(folder) in _held:
+        return None
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _who(file)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return None
+
+
+def _who(file: int) -> str:
+    words = os.pread(file, 300, 0).decode(errors="replace").split()
+    return f"process {words[0]} on {words[1]}" if len(words) == 2 else "another process"
+
+
 @contextmanager
 def _one(folder: Path) -> Iterator[None]:
     made = _made(folder)
@@ -128,9 +152,8 @@ def _flock(folder: Path, file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        words = os.pread(file, 300, 0).decode(errors="replace").split()
+        who = _who(file)
         os.close(file)
-        who = f"process {words[0]} on {words[1]}" if len(words) == 2 else "another process"
         raise InputError(f"{folder} is in use by {who}: wait for it, end it, or name another folder") from None
     except OSError as error:
         warnings.warn(

@@ -17,7 +17,7 @@ import torch
 from pyro_vaes import __version__
 from pyro_vaes.errors import InputError, first_line, read_small, said
 from pyro_vaes.inference import checkpoint, kept
-from pyro_vaes.inference.lock import held, transient
+from pyro_vaes.inference.lock import held, holder, transient
 from pyro_vaes.inference.masked import Masked
 from pyro_vaes.inference.plan import Plan
 from pyro_vaes.inference.state import load_state
@@ -77,6 +77,8 @@ class Run:
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file: a run needs a folder")
         if (path / CONFIG).exists() and not replace:
+            if who := holder(path):
+                raise InputError(f"{path} already holds a run, in use by {who}: name another folder")
             raise InputError(f"{path} already holds a run: resume it, or name another folder")
         if path.exists() and any(not transient(file.name) for file in path.iterdir()) and not replace:
             raise InputError(f"{path} is a folder with other files in it: name a new one, so that none is overwritten")

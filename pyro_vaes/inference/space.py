@@ -24,6 +24,9 @@ class Range:
     log: bool = False
     whole: bool = False
 
+    def __str__(self) -> str:
+        return json.dumps([self.low, self.high, *(["log"] if self.log else [])])
+
     def ends(self) -> list[Any]:
         return [self.low, self.high]
 
@@ -43,6 +46,9 @@ class Choices:
     """One of some values, as they are in JSON; Optuna is told their text, since it stores no lists."""
 
     values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return json.dumps({"choices": self.ends()})
 
     def ends(self) -> list[Any]:
         return [json.loads(value) for value in self.values]

@@ -13,6 +13,7 @@ from pyro_vaes.inference import checkpoint, kept
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.lock import held
 from pyro_vaes.inference.plan import History, Plan
+from pyro_vaes.inference.ranks import Ranks
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.pair import Pair
 
@@ -73,8 +74,9 @@ def fit_stages(
     _check_free(out, list(folders.values()), resume)
     objective: Any = pair.objective
     before, histories = objective.stage, []
-    first = getattr(options.get("fabric"), "global_rank", 0) == 0
-    with held(out if first else None):
+    fabric = options.get("fabric")
+    first = getattr(fabric, "global_rank", 0) == 0
+    with held(out, ranks=Ranks.of(fabric)):
         try:
             for stage, plan in plans.items():
                 objective.stage = stage

@@ -171,7 +171,7 @@ def sweep(
     _check(task, read)
     about = {
         "target": f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', target)}",
-        "space": {name: repr(one) for name, one in read.items()}, "metric": metric, "held_out": held_out,
+        "space": {name: str(one) for name, one in read.items()}, "metric": metric, "held_out": held_out,
         "arguments": task.arguments, "plan": plan, "augment": augment, "prune": prune,
         "data": [list(x.shape), checksum(x)],
     }  # fmt: skip

@@ -51,6 +51,10 @@ def test_a_second_process_is_refused_until_the_first_is_dead(holder, data, tmp_p
     assert main(["fit", "l2_vae", "--limit", "20", "--steps", "1", "--out", str(folder)]) == 2
     said = capsys.readouterr().err
     assert who in said and "Traceback" not in said
+    (folder / "config.json").write_text("{}")
+    assert main(["fit", "l2_vae", "--limit", "20", "--steps", "1", "--out", str(folder)]) == 2
+    assert f"already holds a run, {who}" in capsys.readouterr().err
+    (folder / "config.json").unlink()
     # Stale files belong to the one that holds the folder, as long as it does.
     temporary = folder / ".checkpoint.safetensors.ab_12xyz"
     temporary.write_bytes(b"half")
@@ -62,6 +66,18 @@ def test_a_second_process_is_refused_until_the_first_is_dead(holder, data, tmp_p
     assert (folder / LOCK).exists()
     assert pv.fit(make(), data, **OPTIONS, out=folder).step == 3
     assert sorted(os.listdir(folder)) == ["checkpoint.safetensors", "metrics.jsonl"]
+
+
+@pytest.mark.slow
+def test_several_ranks_are_refused_together(holder, tmp_path):
+    """And none of them takes the refusal of the first for its death."""
+    folder = tmp_path / "run"
+    given = ["--limit=40", "--steps=1", "--batch_size=10", "--device=cpu", "--devices=2", f"--out={folder}"]
+    command = [sys.executable, "-m", "pyro_vaes.cli", "fit", "l2_vae", *given]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 2
+    said = ended.stderr.splitlines()
+    assert said and all(f"in use by process {holder.pid} on" in line for line in said), said
 
 
 def test_replicas_and_stages_hold_their_folders(data, tmp_path):

@@ -10,7 +10,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 def main() -> None:
     from . import report
-    from .run import KEPT, Plan, asked
+    from .run import KEPT, Plan, all_mutants, asked, results
 
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of file names, such as inference/wae")
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="ask again of those that survived")
     parser.add_argument("--nothing", action="store_true", help="mutants that are the same in other words: all survive")
     parser.add_argument("--tests", nargs="*", help="ask these test files alone")
-    parser.add_argument("--out", type=Path, default=KEPT, help="where to keep what was found; elsewhere, no report")
+    parser.add_argument("--out", type=Path, default=KEPT, help="where to keep what was found; elsewhere, only printed")
     parser.add_argument("--measure", action="store_true", help="only find out which test runs which line")
     parser.add_argument("--report", action="store_true", help="only write the report")
     given = parser.parse_args()
@@ -30,6 +30,8 @@ def main() -> None:
         asked(Plan(**plan | {"only": tuple(given.only)}), given.tests, given.out)
     if not given.measure and given.out == KEPT:
         report.write(given.budget)
+    elif not given.measure:
+        report.show(report.counted(all_mutants(tuple(given.only)), results(given.out)))
 
 
 if __name__ == "__main__":

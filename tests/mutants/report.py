@@ -76,9 +76,14 @@ def write(budget: float) -> None:
     """Write results/mutants.quick.json, and print the table and the survivors."""
     result = {"settings": {"seeds": [0], "seconds of tests per mutant": budget}, **counted(all_mutants(), results())}
     path = record(ROOT / "results", "mutants", "quick", result, {})
+    show(result)
+    print(f"\nwrote {path.relative_to(ROOT)}")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table and what nobody saw."""
     print(table(result))
     for word in ("survivors", "undecided"):
         print(f"\n{word}:")
         for row in result[word]:
             print(f"{row['file']}:{row['line']}: {row['mutant']} ({row['tests asked']} tests)")
-    print(f"\nwrote {path.relative_to(ROOT)}")

@@ -251,7 +251,7 @@ def asked(plan: Plan, files: list[str] | None = None, out: Path = KEPT) -> Run:
     run = Run(plan, out)
     # Of its own: pytest clears the folders of its older runs, and a test that finds none would seem to catch a mutant.
     base = Path(tempfile.mkdtemp(prefix="mutants-"))
-    arguments = ["-q", f"--basetemp={base}", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--doctest-modules"]
+    arguments = ["-qq", f"--basetemp={base}", "-p", "no:cacheprovider", "-p", "no:faulthandler", "--doctest-modules"]
     arguments += ["-o", "tmp_path_retention_policy=none"]
     try:
         code = pytest.main([*arguments, *(files or asked_files())], plugins=[run])
