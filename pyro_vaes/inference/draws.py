@@ -28,7 +28,11 @@ _OF_A_VALUE: dict[object, Draw] = {
 }
 
 
-@torch.library.custom_op("pyro_vaes::draw_each", mutates_args=())
+# In words of its own: earlier versions of torch cannot read it from list[int].
+SCHEMA = "(Tensor value, int number, SymInt[] shape, ScalarType dtype) -> Tensor"
+
+
+@torch.library.custom_op("pyro_vaes::draw_each", mutates_args=(), schema=SCHEMA)
 def draw_each(value: Tensor, number: int, shape: list[int], dtype: torch.dtype) -> Tensor:
     """Draw for every replica from its own generator; ``value`` is (R, ...)."""
     each = zip(value, _generators, strict=True)
@@ -40,7 +44,7 @@ def _(value: Tensor, number: int, shape: list[int], dtype: torch.dtype) -> Tenso
     return value.new_empty((value.shape[0], *shape), dtype=dtype)
 
 
-@torch.library.custom_op("pyro_vaes::draw_one", mutates_args=())
+@torch.library.custom_op("pyro_vaes::draw_one", mutates_args=(), schema=SCHEMA)
 def draw_one(value: Tensor, number: int, shape: list[int], dtype: torch.dtype) -> Tensor:
     """What stands in the graph of one run; batching it over replicas gives :func:`draw_each`."""
     raise RuntimeError("a draw of replicas was run for one of them")
