@@ -17,7 +17,6 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_vaes.commands import blocks, checking, completion, imputation, latent, posterior, sweep, training, using
 from pyro_vaes.commands import reproducing as protocols
 from pyro_vaes.commands.glossary import explain
-from pyro_vaes.commands.ranks import a_later_rank, hush
 from pyro_vaes.errors import FaultWarning, InputError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -116,8 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         argv = rewrite(argv)
         arguments = _parse(argv)
-        if a_later_rank():
-            hush()
         given = vars(arguments[arguments.command])
         with _ended_by_term(), _faults_in_a_line(), _consenting(given.pop("trust", False)):
             code = COMMANDS[arguments.command](**given)

@@ -9,12 +9,15 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+from threading import Event, Thread
 
 import torch
 from safetensors.torch import save_file
 from small import BINARY, sizes
 
 import pyro_vaes as pv
+from pyro_vaes.data.rows import Rows
+from pyro_vaes.inference.lock import held
 from pyro_vaes.inference.rows import Still
 from pyro_vaes.inference.state import state
 
@@ -89,6 +92,52 @@ def case_bad(fabric, out):
     x[7, 0] = 0.25
     options = {"steps": 10, "batch_size": 4, "fabric": fabric, "progress": False, "engine": "eager"}
     return refused(fabric, lambda: pv.fit(pair, x, **options))
+
+
+class Torn(Rows):
+    """Rows of which one can be read among many, and not in a batch: one rank alone meets it."""
+
+    dtype, shape = torch.float32, (ROWS, D)
+
+    def __init__(self):
+        self.x = torch.rand(ROWS, D, generator=torch.Generator().manual_seed(0))
+
+    def read(self, numbers):
+        if len(numbers) < 8 and 18 in numbers:
+            raise pv.InputError("row 18 is torn")
+        return self.x[numbers], None
+
+    def checksum(self):
+        return 1
+
+
+def case_torn(fabric, out):
+    """The others do not wait for it, and all say what it was; the pair is as it was before that step."""
+    pair, options = pair_of("l2_vae"), {"batch_size": 2, "fabric": fabric, "progress": False, "log_every": 1}
+    told = refused(fabric, lambda: pv.fit(pair, Torn(), steps=12, engine="eager", out=out / "torn", **options))
+    keep(out, f"torn.{fabric.global_rank}", {"pair": pair})
+    return told
+
+
+def case_held(fabric, out):
+    """A folder that is in use, which the first rank alone finds out."""
+    pair, done, began = pv.two_stage_vae(D, 2, hidden=(4,), second_hidden=(4,)), Event(), Event()
+
+    def work():
+        with held(out / "held"):
+            began.set()
+            done.wait()
+
+    other = Thread(target=work)
+    if not fabric.global_rank:
+        other.start()
+        began.wait()
+    x, options = torch.rand(ROWS, D), {"steps": 2, "fabric": fabric, "progress": False}
+    told = refused(fabric, lambda: pv.fit_stages(pair, x, out=out / "held", **options))
+    if not fabric.global_rank:
+        done.set()
+        other.join()
+    return told
 
 
 def case_centred(fabric, out):

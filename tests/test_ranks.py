@@ -35,9 +35,8 @@ def launch(out, *names):
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
     kinds.from_a_map(out)
-    names = (
-        "bad centred different ragged replicas signal resumed halfway graph small noisy kinds fresh sampled unlike nan"
-    )
+    names = "bad torn held centred different ragged replicas signal resumed halfway graph small noisy kinds fresh"
+    names += " sampled unlike nan"
     return out, launch(out, *names.split())
 
 
@@ -55,7 +54,7 @@ def difference(one, other):
     )
 
 
-@pytest.mark.parametrize("case", ["signal", "resumed", "graph", "bad", "different"])
+@pytest.mark.parametrize("case", ["signal", "resumed", "graph", "bad", "torn", "held", "different"])
 def test_both_ranks_found_the_same(found, case):
     assert found[1][0][case] == found[1][1][case]
 
@@ -137,6 +136,18 @@ def test_noise_is_each_ranks_own_and_gradients_are_averaged(found, name):
 )
 def test_what_ranks_cannot_do_is_refused(found, case, words):
     assert found[1][0][case].startswith(words)
+
+
+def test_rows_that_one_rank_cannot_read_end_all_after_the_same_step(found):
+    out, results = found
+    assert results[0]["torn"] == "InputError: rank 1: row 18 is torn"
+    assert [json.loads(line)["step"] for line in (out / "torn" / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+    one, other = (load_file(out / f"torn.{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_a_folder_in_use_is_refused_on_all_ranks_of_a_fit_in_stages(found):
+    assert "is in use by another thread" in found[1][0]["held"] and not (found[0] / "held").exists()
 
 
 def test_a_divergence_on_one_rank_is_told_on_both_with_its_site(found):

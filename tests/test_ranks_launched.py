@@ -134,6 +134,7 @@ def test_strategies_that_share_out_parameters_are_refused(strategy):
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}, 1, "but this is one of 2 processes of a job"),
         ({"SLURM_STEP_NUM_TASKS": "3"}, 2, "devices is 2, num_nodes 1, but this is one of 3 processes of a job"),
         ({"SLURM_NTASKS": "2"}, 2, "these devices cannot be had: .*ntasks"),
+        ({"RANK": "abc"}, 2, "the environment has RANK=abc: it must be a whole number, or left out"),
     ],
 )
 def test_a_job_of_another_size_is_refused(monkeypatch, told, devices, words):
@@ -141,6 +142,12 @@ def test_a_job_of_another_size_is_refused(monkeypatch, told, devices, words):
         monkeypatch.setenv(name, value)
     with pytest.raises(pv.InputError, match=words):
         fabric_of(devices, 1, "ddp", "cpu", 600)
+
+
+def test_one_process_alone_speaks_whatever_rank_its_surroundings_name(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["describe", "l2_vae"]) == 0
+    assert "site | p" in capsys.readouterr().out
 
 
 def test_devices_that_have_nothing_to_share_are_refused(tmp_path, capsys):

@@ -390,3 +390,11 @@ def test_sigterm_ends_a_sweep_and_the_same_command_goes_on(tmp_path):
     rows = json.loads((tmp_path / "s/trials.json").read_text())["trials"]
     assert [row["state"] for row in rows].count("lost") == 1
     assert sum(row["state"] in ("complete", "pruned") for row in rows) == 3
+
+
+def test_a_sweep_over_rows_that_are_not_in_memory_is_refused(tmp_path):
+    from ranks_cases import Torn
+
+    with pytest.raises(pv.InputError, match="a sweep takes rows in memory, a tensor"):
+        pv.sweep(pv.l2_vae, Torn(), {"latent_dim": [1, 3]}, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()

@@ -40,6 +40,7 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
         raise InputError(f"{asked}, but this is one of {started} processes of a job")
     if count == 1:
         return None
+    later = _a_later_rank()
     if device == "cpu" and devices > max(FEW, os.cpu_count() or 1):
         raise InputError(f"devices is {devices}: this machine has {os.cpu_count()} cores")
     try:
@@ -55,7 +56,10 @@ def fabric_of(devices: int, num_nodes: int, strategy: str, device: str, timeout:
         logging.getLogger(name).setLevel(logging.WARNING)
     made = DDPStrategy(timeout=timedelta(seconds=timeout))
     with _in_words():
-        return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=made)
+        fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=made)
+    if later:
+        hush()
+    return fabric
 
 
 def launch(fabric: Any) -> bool:
@@ -97,13 +101,13 @@ def _started() -> int:
     return int(value) if value.isdigit() else 1
 
 
-def a_later_rank() -> bool:
-    """Whether this process is not the first of a job; a word that is no number counts as the first's.
-
-    >>> a_later_rank()
-    False
-    """
-    return any(os.environ.get(name, "0").isdigit() and int(os.environ.get(name, "0")) > 0 for name in WHICH)
+def _a_later_rank() -> bool:
+    """Whether this process is not the first of a job; Fabric itself breaks at a word that is no number."""
+    found = {name: os.environ.get(name, "0") for name in WHICH}
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise InputError(f"the environment has {name}={value}: it must be a whole number, or left out")
+    return any(int(value) > 0 for value in found.values())
 
 
 def hush() -> None:

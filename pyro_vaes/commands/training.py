@@ -137,7 +137,7 @@ def do_fit(
     """
     from pyro_vaes.inference.optimiser import BETAS, suited
     from pyro_vaes.inference.plan import Plan
-    from pyro_vaes.inference.ranks import Ranks
+    from pyro_vaes.inference.ranks import Ranks, answered
     from pyro_vaes.inference.run import Run, build, locate
 
     source = {
@@ -183,8 +183,8 @@ def do_fit(
     folder = Path(f"runs/{pairs[0].name}" if out is None else named(out))
     if replicas == 1:
         Run.check(folder)
-        first = launch(fabric)
-        with held(folder, ranks=Ranks.of(fabric)):
+        first, ranks = launch(fabric), Ranks.of(fabric)
+        with answered(ranks), held(folder, ranks=ranks):
             run = Run.create(folder, config) if first else Run(folder, config)
             return _train([run], pairs, x, y, resume=False, fabric=fabric)
     check_free(folder)
@@ -212,7 +212,7 @@ def do_resume(
         num_nodes: machines, by default as many as before.
         timeout: seconds after which a process that gets no answer from another stops.
     """
-    from pyro_vaes.inference.ranks import Ranks
+    from pyro_vaes.inference.ranks import Ranks, answered
     from pyro_vaes.inference.run import Run
 
     folders = [Run.open(path) for path in replicas_of(Path(run)) or [Path(run)]]
@@ -234,7 +234,8 @@ def do_resume(
     y = kept_labels(pairs[0], y, first["labels"], first["data"]["seed"])
     y = condition_for(pairs[0], first["condition"], x, y, first["data"]["source"])
     launch(fabric)
-    with held(run, ranks=Ranks.of(fabric)):
+    ranks = Ranks.of(fabric)
+    with answered(ranks), held(run, ranks=ranks):
         return _train(folders, pairs, x, y, resume=True, fabric=fabric)
 
 

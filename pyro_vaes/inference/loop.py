@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pyro_vaes.errors import number
+from pyro_vaes.errors import InputError, number
 from pyro_vaes.inference.guard import Diverged
 from pyro_vaes.inference.interruption import Interruption
 from pyro_vaes.inference.ranks import Ranks
@@ -118,7 +119,17 @@ class Loop:
         self._set(step)
         if self.ranks is not None:
             self.ranks.begin(self.plan.rows(step, len(self.tracks[0].x)))
-        return self.engine.step(self.batches(step))
+        return self.engine.step(self._rows(step))
+
+    def _rows(self, step: int) -> Tensor:
+        """The rows of a step. Ranks ask each other how it went after a block only: one whose rows cannot be read goes
+        on to there with others, whose weight makes the step not finite for all."""
+        try:
+            return self.batches(step)
+        except InputError:
+            if self.ranks is None:
+                raise
+            return self.ranks.stand_in(self.tracks[0].x, self.plan.rows(step, len(self.tracks[0].x)))
 
     def _set(self, step: int) -> None:
         for name, (schedule, targets) in self.schedules.items():
@@ -169,10 +180,12 @@ class Loop:
                 continue
             self._restore(before)
             bad = next((r for r, v in enumerate(values[0, :, 0].tolist()) if not math.isfinite(v)), 0)
+            with nullcontext() if self.ranks is None else self.ranks.together():
+                rows = self.batches(step)
             for run in [bad, *range(len(self.tracks))]:
                 self._set(step)
                 try:
-                    self.engine.diagnose(self.batches(step), run, step)
+                    self.engine.diagnose(rows, run, step)
                 except Diverged as error:
                     return error if len(self.tracks) == 1 else Diverged(f"replica {run}: {error}")
                 finally:

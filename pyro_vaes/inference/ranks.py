@@ -13,6 +13,7 @@ batches before the first step (:mod:`~pyro_vaes.inference.rows`), for one's own 
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,13 @@ class Ranks:
     def begin(self, rows: int) -> None:
         """Say how many rows the batch of the next step has in all."""
         self.weight = len(range(self.rank, rows, self.count)) / rows
+
+    def stand_in(self, x: Any, rows: int) -> Tensor:
+        """As many rows as this rank has of a batch that it could not read, of zeros; no rank's mean is finite then."""
+        self.weight = math.nan
+        return torch.zeros(
+            max(1, len(range(self.rank, rows, self.count))), x.shape[1], dtype=x.dtype, device=self.device
+        )
 
     def mean(self, gradients: Sequence[Tensor | None], stats: Tensor) -> tuple[list[Tensor | None], Tensor]:
         """Average gradients and statistics over the ranks, each weighted by its rows, in one message per dtype."""

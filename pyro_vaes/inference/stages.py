@@ -13,7 +13,7 @@ from pyro_vaes.inference import checkpoint, kept
 from pyro_vaes.inference.fit import fit
 from pyro_vaes.inference.lock import held
 from pyro_vaes.inference.plan import History, Plan
-from pyro_vaes.inference.ranks import Ranks
+from pyro_vaes.inference.ranks import Ranks, answered
 from pyro_vaes.inference.track import CHECKPOINT, METRICS
 from pyro_vaes.pair import Pair
 
@@ -74,9 +74,8 @@ def fit_stages(
     _check_free(out, list(folders.values()), resume)
     objective: Any = pair.objective
     before, histories = objective.stage, []
-    fabric = options.get("fabric")
-    first = getattr(fabric, "global_rank", 0) == 0
-    with held(out, ranks=Ranks.of(fabric)):
+    ranks = Ranks.of(options.get("fabric"))
+    with answered(ranks), held(out, ranks=ranks):
         try:
             for stage, plan in plans.items():
                 objective.stage = stage
@@ -85,7 +84,7 @@ def fit_stages(
                     return histories
         finally:
             objective.stage = before
-        if out is not None and first:
+        if out is not None and (ranks is None or ranks.first):
             _gather(Path(out), folders, histories)
     return histories
 

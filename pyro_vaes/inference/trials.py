@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vaes.data.augment import augmentation
 from pyro_vaes.data.held_out import split_rows
+from pyro_vaes.data.rows import Rows
 from pyro_vaes.errors import InputError, unknown, whole
 from pyro_vaes.inference.guard import as_batch, check_condition
 from pyro_vaes.inference.optimiser import suited
@@ -67,6 +68,10 @@ def task_of(
     if metric not in METRICS:
         raise unknown("metric", str(metric), list(METRICS))
     for what, rows in {"x": x, **({} if truth is None else {"truth": truth})}.items():
+        if isinstance(rows, Rows):
+            raise InputError(
+                f"{what} is {rows!r}, which only one training reads: a sweep takes rows in memory, a tensor"
+            )
         if not isinstance(rows, Tensor) or rows.dim() != 2:
             raise InputError(f"{what} must be a tensor of shape (N, d)")
     if metric == "rmse" and (truth is None or truth.shape != x.shape):
