@@ -23,7 +23,8 @@ from pyro_vaes.inference.state import state
 FEW = settings(
     derandomize=True, database=None, deadline=60_000, max_examples=12, suppress_health_check=list(HealthCheck)
 )
-MANY = settings(FEW, max_examples=1500)
+# By hand for an hour: PYRO_VAES_FUZZ=5000.
+MANY = settings(FEW, max_examples=int(os.environ.get("PYRO_VAES_FUZZ", "100")))
 # What a command is given so that it is cheap where what is drawn for it turns out to be good.
 CHEAP = {
     "clean": ["x.npy", "o.npz"],

@@ -29,7 +29,8 @@ TABLE = np.arange(24, dtype=np.float32).reshape(6, 4)
 BYTES = np.arange(120, dtype=np.uint8).reshape(6, 4, 5)
 QUICK = settings(max_examples=25, derandomize=True, deadline=None, database=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-LONG = settings(QUICK, max_examples=2000)
+# By hand for an hour: PYRO_VAES_FUZZ=5000.
+LONG = settings(QUICK, max_examples=int(os.environ.get("PYRO_VAES_FUZZ", "200")))
 
 
 def tried(path: Path, call=load) -> str:
